@@ -1,0 +1,1 @@
+"""Everything true of a job, whichever process touches it."""

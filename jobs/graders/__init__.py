@@ -1,0 +1,1 @@
+"""Reward definitions: one module a type, its spec and its function together."""

@@ -1,0 +1,1 @@
+"""The GPU side: Celery, the trainer process and the algorithm."""

@@ -1,0 +1,1 @@
+"""GRPO: tensors in, tensors out; no database, broker or HTTP."""
