@@ -1,0 +1,167 @@
+"""Every error that crosses a room, with the code, the HTTP status and the sentence a user acts on.
+
+HonedError
+  BadRequest                 400  the body, a field or a parameter cannot be honoured
+    UnknownField             400  a key that nothing here reads
+    GraderInvalid            400  a reward definition that cannot be run
+    WrongState               400  the job's state does not allow it (clients would retry a 409)
+  InvalidApiKey              401
+  MissingScope               403  the key is good, and does not allow this
+  NotFound                   404
+    JobNotFound  FileNotFound  ModelNotFound  CheckpointNotFound  RouteNotFound
+  MethodNotAllowed           405
+  Gone                       410  it was there, and its bytes are not
+  BodyTooLarge               413
+  IdempotencyKeyReused       422  the key belongs to another request
+  Unavailable                503  a part that is needed does not answer now
+  JobFailure                  -   why a job ended `failed`; its code is a Reason
+  LeaseLost                   -   the attempt that writes is no longer the job's attempt
+  SchemaMismatch              -   the database is of another version than the code
+"""
+
+from __future__ import annotations
+
+from jobs.status import Reason
+
+
+class HonedError(Exception):
+    """Base of all: `message` is a sentence that is sufficient by itself."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    def envelope(self) -> dict[str, dict[str, str | None]]:
+        """The wire form that every client knows: all four keys, always."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+class BadRequest(HonedError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class UnknownField(BadRequest):
+    code = "unknown_field"
+
+
+class GraderInvalid(BadRequest):
+    code = "invalid_grader"
+
+
+class WrongState(BadRequest):
+    code = "wrong_state"
+
+
+class InvalidApiKey(HonedError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class MissingScope(HonedError):
+    status = 403
+    type = "invalid_request_error"
+    code = "missing_scope"
+
+
+class NotFound(HonedError):
+    status = 404
+    type = "invalid_request_error"
+    code: str | None = "not_found"
+
+
+class JobNotFound(NotFound):
+    code = "fine_tune_not_found"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"Could not find fine tune: {job_id}", param="fine_tune_id")
+
+
+class FileNotFound(NotFound):
+    code = None
+
+    def __init__(self, file_id: str, *, param: str = "id") -> None:
+        super().__init__(f"No such File object: {file_id}", param=param)
+
+
+class CheckpointNotFound(NotFound):
+    code = "checkpoint_not_found"
+
+    def __init__(self, checkpoint_id: str) -> None:
+        super().__init__(f"No such checkpoint: {checkpoint_id}", param="checkpoint_id")
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="model")
+
+
+class RouteNotFound(NotFound):
+    code = "unknown_url"
+
+
+class MethodNotAllowed(HonedError):
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class Gone(HonedError):
+    status = 410
+    type = "invalid_request_error"
+    code = "artifact_missing"
+
+
+class BodyTooLarge(HonedError):
+    status = 413
+    type = "invalid_request_error"
+    code = "body_too_large"
+
+
+class IdempotencyKeyReused(HonedError):
+    status = 422
+    type = "invalid_request_error"
+    code = "idempotency_key_reused"
+
+
+class Unavailable(HonedError):
+    status = 503
+    type = "server_error"
+    code = "unavailable"
+    retry_after_seconds = 5
+
+
+class JobFailure(Exception):
+    """Ends a job as `failed`: a typed reason, one plain sentence, and the field at fault."""
+
+    def __init__(self, reason: Reason, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.param = param
+
+
+class LeaseLost(Exception):
+    """This attempt is no longer the job's: nothing it writes counts, and it must stop."""
+
+
+class SchemaMismatch(Exception):
+    """The database is of another version than this code; the message says what to run."""

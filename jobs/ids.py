@@ -1,0 +1,17 @@
+"""Identifiers as OpenAI's clients know them: a prefix that names the noun, then random hex."""
+
+from __future__ import annotations
+
+import secrets
+
+JOB = "ftjob-"
+FILE = "file-"
+CHECKPOINT = "ftckpt_"
+EVENT = "ftevent-"
+PROJECT = "proj_"
+KEY = "key_"
+
+
+def new_id(prefix: str) -> str:
+    """96 random bits behind the prefix: nobody can guess another project's object."""
+    return prefix + secrets.token_hex(12)

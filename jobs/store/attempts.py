@@ -1,0 +1,262 @@
+"""Claim, lease, fence: what makes one attempt at a time the only one that counts.
+
+The claim is one conditional UPDATE that adds one to `attempt`. Every later write of that attempt
+names the number; after another claim it changes no row, so a zombie can do no harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from jobs.db import now
+from jobs.errors import JobFailure, LeaseLost
+from jobs.models import Job
+from jobs.status import HELD, Phase, Reason, Status
+from jobs.store import events, jobs
+
+BACKOFF_SECONDS = (1.0, 5.0, 30.0)
+
+RELEASED: dict[str, Any] = {"lease_owner": None, "lease_expires_at": None, "phase": None}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run a job, until the lease ends."""
+
+    job_id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What the owner asks of a running attempt."""
+
+    is_cancel: bool
+    is_pause: bool
+
+
+def claim(session: Session, *, worker: str, lease_seconds: float) -> Claim | None:
+    """Take the next queued job: highest priority, then oldest. None when nothing can be taken."""
+    candidate = (
+        select(Job.id)
+        .where(Job.status == Status.QUEUED, Job.claimable_at <= now())
+        .order_by(Job.priority.desc(), Job.created_at, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    statement = (
+        update(Job)
+        .where(Job.id == candidate, Job.status == Status.QUEUED)
+        .values(
+            status=Status.RUNNING,
+            attempt=Job.attempt + 1,
+            lease_owner=worker,
+            lease_expires_at=now() + lease_seconds,
+            phase=Phase.LOADING,
+            reason=None,
+            started_at=func.coalesce(Job.started_at, now()),
+        )
+        .returning(Job.id, Job.attempt)
+        .execution_options(synchronize_session=False)
+    )
+    row = session.execute(statement).first()
+    if row is None:
+        return None
+    claimed = Claim(job_id=row.id, attempt=row.attempt)
+    if claimed.attempt == 1:
+        events.add(session, claimed.job_id, "Fine-tuning job started")
+    else:
+        events.add(session, claimed.job_id, f"Fine-tuning job goes on (attempt {claimed.attempt})")
+    return claimed
+
+
+def fence(session: Session, claimed: Claim, **values: Any) -> None:
+    """Open a write of this attempt: takes the job's row lock and proves the attempt still holds it.
+
+    Raises LeaseLost, and then the caller's transaction must not commit.
+    """
+    statement = (
+        update(Job)
+        .where(*_is_held_by(claimed))
+        .values(values or {"attempt": claimed.attempt})
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    if session.scalar(statement) is None:
+        raise LeaseLost(f"attempt {claimed.attempt} no longer holds {claimed.job_id}")
+
+
+def renew(session: Session, claimed: Claim, *, lease_seconds: float, **values: Any) -> Requests:
+    """Extend the lease and hear the owner's requests in the same statement. Raises LeaseLost."""
+    statement = (
+        update(Job)
+        .where(*_is_held_by(claimed))
+        .values(lease_expires_at=now() + lease_seconds, **values)
+        .returning(Job.cancel_requested_at, Job.pause_requested_at)
+        .execution_options(synchronize_session=False)
+    )
+    row = session.execute(statement).first()
+    if row is None:
+        raise LeaseLost(f"attempt {claimed.attempt} no longer holds {claimed.job_id}")
+    return Requests(
+        is_cancel=row.cancel_requested_at is not None,
+        is_pause=row.pause_requested_at is not None,
+    )
+
+
+def conclude(session: Session, claimed: Claim, target: Status, **values: Any) -> None:
+    """End the attempt: a terminal state, or paused. Raises LeaseLost."""
+    if target is not Status.PAUSED:
+        values.setdefault("finished_at", now())
+    moved = jobs.move(
+        session,
+        claimed.job_id,
+        target,
+        where=_is_held_by(claimed),
+        **RELEASED,
+        **values,
+    )
+    if not moved:
+        raise LeaseLost(f"attempt {claimed.attempt} no longer holds {claimed.job_id}")
+
+
+def fail(session: Session, claimed: Claim, failure: JobFailure) -> None:
+    """End the job `failed` with its typed reason and sentence. Raises LeaseLost."""
+    conclude(
+        session,
+        claimed,
+        Status.FAILED,
+        reason=failure.reason,
+        error_message=failure.message,
+        error_param=failure.param,
+    )
+    events.add(session, claimed.job_id, failure.message, level="error")
+
+
+def lose(session: Session, claimed: Claim, loss: JobFailure, *, max_losses: int) -> Status:
+    """An attempt was lost to the machine room: requeue the job, or end it when that was the last.
+
+    A job whose owner asked to cancel or pause gets that instead. Raises LeaseLost.
+    """
+    job = session.get(Job, claimed.job_id, populate_existing=True)
+    if job is None or job.attempt != claimed.attempt or job.status not in HELD:
+        raise LeaseLost(f"attempt {claimed.attempt} no longer holds {claimed.job_id}")
+    if job.cancel_requested_at is not None:
+        conclude(session, claimed, Status.CANCELLED, reason=Reason.CANCELLED_BY_USER)
+        events.add(session, job.id, "Fine-tuning job cancelled")
+        return Status.CANCELLED
+    if job.status == Status.PAUSING:
+        conclude(session, claimed, Status.PAUSED, reason=Reason.PAUSED_BY_USER)
+        events.add(session, job.id, f"Fine-tuning job paused ({loss.message})")
+        return Status.PAUSED
+    num_losses = job.num_losses + 1
+    if num_losses >= max_losses:
+        failure = JobFailure(
+            loss.reason,
+            f"{loss.message} This was attempt {claimed.attempt}; {num_losses} attempts in a row "
+            "ended like this with no training state saved between, so the job is not retried.",
+        )
+        fail(session, claimed, failure)
+        return Status.FAILED
+    delay = BACKOFF_SECONDS[min(num_losses, len(BACKOFF_SECONDS)) - 1]
+    moved = jobs.move(
+        session,
+        job.id,
+        Status.QUEUED,
+        where=_is_held_by(claimed),
+        **RELEASED,
+        num_losses=num_losses,
+        claimable_at=now() + delay,
+        rung_at=None,
+    )
+    if not moved:
+        raise LeaseLost(f"attempt {claimed.attempt} no longer holds {claimed.job_id}")
+    events.add(
+        session,
+        job.id,
+        f"{loss.message} The job is queued again and goes on from its last saved state.",
+        level="warn",
+    )
+    return Status.QUEUED
+
+
+def stopped(session: Session, claimed: Claim) -> Status:
+    """The attempt saved its state and stopped, because it was asked to; the row says what for.
+
+    Cancel wins over pause; with neither, its worker is shutting down and another goes on.
+    Raises LeaseLost.
+    """
+    held = _is_held_by(claimed)
+    cancelled = {"reason": Reason.CANCELLED_BY_USER, "finished_at": now()}
+    ends: tuple[tuple[Status, tuple[Any, ...], dict[str, Any], str], ...] = (
+        (
+            Status.CANCELLED,
+            (Job.cancel_requested_at.is_not(None),),
+            cancelled,
+            "Fine-tuning job cancelled",
+        ),
+        (Status.PAUSED, (), {"reason": Reason.PAUSED_BY_USER}, "Fine-tuning job paused"),
+        (
+            Status.QUEUED,
+            (),
+            {"claimable_at": now(), "rung_at": None},
+            "The worker is shutting down; the job is queued again",
+        ),
+    )
+    for target, where, values, message in ends:
+        if jobs.move(session, claimed.job_id, target, where=(*held, *where), **RELEASED, **values):
+            events.add(session, claimed.job_id, message)
+            return target
+    raise LeaseLost(f"attempt {claimed.attempt} no longer holds {claimed.job_id}")
+
+
+def expired(session: Session) -> list[Claim]:
+    """Held jobs whose lease has run out."""
+    query = select(Job.id, Job.attempt).where(Job.status.in_(HELD), _has_expired())
+    return [Claim(job_id=row.id, attempt=row.attempt) for row in session.execute(query)]
+
+
+def seize(session: Session, claimed: Claim) -> None:
+    """Take the row lock of an attempt whose lease has run out, so that it cannot renew any more.
+
+    Raises LeaseLost when it renewed or ended since `expired` named it.
+    """
+    statement = (
+        update(Job)
+        .where(*_is_held_by(claimed), _has_expired())
+        .values(lease_owner=None)
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    if session.scalar(statement) is None:
+        raise LeaseLost(f"attempt {claimed.attempt} of {claimed.job_id} is not expired any more")
+
+
+def ring_due(session: Session, *, every_seconds: float) -> bool:
+    """Whether some job waits for a worker and nobody rang for it lately; marks it as rung."""
+    waits = or_(
+        Job.status == Status.VALIDATING_FILES,
+        and_(Job.status == Status.QUEUED, Job.claimable_at <= now()),
+    )
+    unheard = or_(Job.rung_at.is_(None), Job.rung_at < now() - every_seconds)
+    statement = (
+        update(Job)
+        .where(waits, unheard)
+        .values(rung_at=now())
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(session.execute(statement).all()) > 0
+
+
+def _has_expired() -> Any:
+    return or_(Job.lease_expires_at.is_(None), Job.lease_expires_at < now())
+
+
+def _is_held_by(claimed: Claim) -> tuple[Any, ...]:
+    return (Job.id == claimed.job_id, Job.attempt == claimed.attempt, Job.status.in_(HELD))
