@@ -1,0 +1,1 @@
+"""The model that ships with the project, and the script that makes it."""
