@@ -1,0 +1,108 @@
+"""Runs the validation of waiting jobs, each in a process of its own, and keeps its lease.
+
+A user's file must not be able to take the worker with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import IO
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs.db import transaction
+from jobs.errors import JobFailure
+from jobs.settings import Settings
+from jobs.status import Reason
+from jobs.store import validation
+from worker.trainer_process import describe_exit
+
+log = logging.getLogger(__name__)
+
+COMMAND = (sys.executable, "-m", "worker.validate")
+VALIDATION_SECONDS = 900.0
+
+
+class Validator:
+    """Validates until nothing waits."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sessions: sessionmaker[Session],
+        *,
+        worker: str,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self.settings = settings
+        self.sessions = sessions
+        self.worker = worker
+        self.is_stopping = is_stopping
+
+    def validate_all(self) -> None:
+        """Take waiting jobs, oldest first, until there is none or the worker shuts down."""
+        while not self.is_stopping():
+            with transaction(self.sessions) as session:
+                claimed = validation.claim(
+                    session, worker=self.worker, lease_seconds=self.settings.lease_seconds
+                )
+            if claimed is None:
+                return
+            if claimed.num_tries > self.settings.max_losses:
+                fault: str | None = (
+                    f"Validation was begun {self.settings.max_losses} times and its process was "
+                    "killed each time; the file may need more memory than the worker has."
+                )
+            else:
+                fault = self._run(claimed.job_id)
+            if fault is not None:
+                failure = JobFailure(Reason.INTERNAL_ERROR, fault)
+                with transaction(self.sessions) as session:
+                    validation.refuse(session, claimed.job_id, failure)
+
+    def _run(self, job_id: str) -> str | None:
+        """Why validation cannot be finished, or None: it said its result, or another try may."""
+        with tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(
+                [*COMMAND, job_id],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+            try:
+                return self._wait(job_id, process, errors)
+            finally:
+                process.kill()
+                process.wait()
+
+    def _wait(self, job_id: str, process: subprocess.Popen[bytes], errors: IO[str]) -> str | None:
+        started = time.monotonic()
+        while not self.is_stopping():
+            try:
+                code = process.wait(self.settings.renew_seconds)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() - started > VALIDATION_SECONDS:
+                    return f"Reading the files took longer than {VALIDATION_SECONDS:.0f} seconds."
+                if not self._renew(job_id):
+                    return None  # cancelled, or another validator was faster
+                continue
+            if code == 0:
+                return None
+            errors.seek(0)
+            said = errors.read().strip().splitlines() or ["no output"]
+            log.error("validation of %s failed:\n%s", job_id, "\n".join(said))
+            if code < 0:
+                return None  # killed: the lease runs out and it is tried again
+            return f"Validation {describe_exit(code)}: {said[-1]}"
+        return None
+
+    def _renew(self, job_id: str) -> bool:
+        with transaction(self.sessions) as session:
+            return validation.renew(
+                session, job_id, worker=self.worker, lease_seconds=self.settings.lease_seconds
+            )
