@@ -1,0 +1,79 @@
+"""`honed keys` and `honed projects`: who may ask this server for what."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs.scopes import Scope
+from jobs.store import projects
+from service.commands.common import Data, database, fail, moment, sentences, table
+
+keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+projects_app = typer.Typer(help="Make and list projects.", no_args_is_help=True)
+
+SCOPES = (
+    "What the key may do; give it again for more. `read` looks, `train` does everything a user "
+    "does, `priority` also puts jobs before others."
+)
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
+    project: Annotated[str, typer.Option(help="Made if it is new.")] = "default",
+    scope: Annotated[list[Scope], typer.Option(help=SCOPES)] = [Scope.TRAIN],  # noqa: B006
+    data: Data = None,
+) -> None:
+    """Make a key and print it, this once: only its hash is kept."""
+    with sentences(), database(data) as session:
+        owner = projects.ensure_project(session, project)
+        key = projects.issue_key(session, owner, name, scopes=scope)
+    typer.echo(key.secret)
+
+
+@keys_app.command("list")
+def list_keys(data: Data = None) -> None:
+    """Show every key's id, project, scopes and state."""
+    head = ("id", "project", "name", "begins with", "scopes", "made", "last used", "revoked")
+    with sentences(), database(data) as session:
+        rows = [
+            (
+                *(key.id, project.name, key.name, key.shown_prefix, key.scopes.replace(" ", ",")),
+                *map(moment, (key.created_at, key.last_used_at, key.revoked_at)),
+            )
+            for key, project in projects.list_keys(session)
+        ]
+    table([head, *rows])
+
+
+@keys_app.command("revoke")
+def revoke_key(key_id: str, data: Data = None) -> None:
+    """End a key at once. Jobs made with it go on."""
+    with sentences(), database(data) as session:
+        is_revoked = projects.revoke_key(session, key_id)
+    if not is_revoked:
+        fail(f"There is no live key {key_id}; `honed keys list` shows them.")
+    typer.echo(f"{key_id} is revoked.")
+
+
+@projects_app.command("create")
+def create_project(name: str, data: Data = None) -> None:
+    """Make a project; nothing of one is seen with the key of another."""
+    with sentences(), database(data) as session:
+        if projects.has_project(session, name):
+            fail(f"There is a project '{name}' already; `honed projects list` shows them.")
+        project = projects.ensure_project(session, name)
+    typer.echo(project.id)
+
+
+@projects_app.command("list")
+def list_projects(data: Data = None) -> None:
+    """Show every project's id, name and number of live keys."""
+    with sentences(), database(data) as session:
+        rows = [
+            (project.id, project.name, str(num_keys), moment(project.created_at))
+            for project, num_keys in projects.list_projects(session)
+        ]
+    table([("id", "name", "keys", "made"), *rows])

@@ -1,0 +1,35 @@
+"""Serves HTTP: `python -m service.serve`, with its address from HONED_HOST and HONED_PORT."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+
+from service.app import create_app
+from service.log import configure
+from service.settings import ServiceSettings
+from service.startup import address_fault, schema_fault
+
+
+def main() -> int:
+    """Serve until a signal; 1 when the database or the address forbids it."""
+    configure()
+    settings = ServiceSettings()
+    fault = schema_fault(settings) or address_fault(settings)
+    if fault:
+        sys.stderr.write(f"{fault}\n")
+        return 1
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=10,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""What the HTTP side needs to know beside what every process knows."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from jobs.settings import Settings
+
+MIB = 1024 * 1024
+
+
+class ServiceSettings(Settings):
+    """Read from `HONED_*` variables, as the shared ones are."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Another one than loopback needs an API key to exist."""
+
+    port: int = Field(default=8000, ge=1, le=65535)
+
+    max_upload_bytes: int = Field(default=512 * MIB, ge=1)
+    """The largest file that can be uploaded."""
+
+    max_body_bytes: int = Field(default=1 * MIB, ge=1)
+    """The largest JSON body."""
