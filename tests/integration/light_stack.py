@@ -1,0 +1,19 @@
+"""`honed up` with the light children only: a worker takes seconds to start and to stop."""
+
+from pathlib import Path
+from sys import argv
+
+from service.settings import ServiceSettings
+from service.up import commands, up
+
+
+def main() -> None:
+    settings = ServiceSettings(data_dir=Path(argv[1]), port=int(argv[2]))
+
+    def say(line: str) -> None:
+        print(line, flush=True)  # noqa: T201
+
+    up(settings, say, lambda settings: commands(settings)[:2])
+
+
+main()
