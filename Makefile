@@ -1,0 +1,55 @@
+# `make help` lists what there is. Everything is installed into .venv; nothing outside is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := jobs service worker migrations tests
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format openapi clean
+
+help: ## Show the available commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Honed needs Python 3.11 or newer; say which with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# What runs the service and the demo.
+.venv/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e ".[worker,demo]"
+	@touch $@
+
+# The tests' needs beside that.
+.venv/.installed: pyproject.toml constraints.txt .venv/.installed-demo
+	$(PIP) install --quiet -c constraints.txt -e ".[worker,demo,dev]"
+	@touch $@
+
+install: .venv/.installed ## Install everything, for running, testing and benchmarks, into .venv
+
+demo: .venv/.installed-demo ## Train the starter model through the whole service, and show what it learned
+	@$(BIN)/honed demo
+
+test: .venv/.installed ## Run the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: test ## Run the fast tests, then the slow suites
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/.installed ## Check style, types, import rules and that migrations match the tables
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@folder=$$(mktemp -d) && HONED_DATA_DIR=$$folder $(BIN)/alembic upgrade head \
+		&& HONED_DATA_DIR=$$folder $(BIN)/alembic check; status=$$?; rm -rf $$folder; exit $$status
+
+format: .venv/.installed ## Format the code
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+openapi: .venv/.installed ## Write docs/openapi.json from the routes
+	$(BIN)/python -m service.openapi > docs/openapi.json
+
+clean: ## Remove the environment and the demo's folder
+	rm -rf .venv .honed
