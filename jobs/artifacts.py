@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tarfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ MANIFEST = "manifest.json"
 # The adapter as it is downloaded, in a checkpoint's folder.
 ADAPTER_ARCHIVE = "adapter.tar"
 CHUNK_BYTES = 1 << 20
+# Whoever writes does not stand still for so long.
+ABANDONED_SECONDS = 6 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,67 @@ class ArtifactStore:
 
     def put_upload(self, file_id: str, source: BinaryIO, *, max_bytes: int) -> Stored:
         """Stream an upload to its place. Raises BodyTooLarge and then keeps nothing."""
-        target = self.upload_path(file_id)
+        return self._put(self.upload_path(file_id), _chunks(source), max_bytes=max_bytes)
+
+    def put_part(self, upload_id: str, part_id: str, source: BinaryIO, *, max_bytes: int) -> Stored:
+        """Stream a part of an upload to its place. Raises BodyTooLarge and then keeps nothing."""
+        target = self._part(upload_id, part_id)
+        return self._put(target, _chunks(source), max_bytes=max_bytes, param="data")
+
+    def delete_part(self, upload_id: str, part_id: str) -> None:
+        self._part(upload_id, part_id).unlink(missing_ok=True)
+
+    def delete_parts(self, upload_id: str) -> None:
+        self.remove(f"uploads/{upload_id}")
+
+    def join_parts(self, upload_id: str, part_ids: list[str], file_id: str) -> tuple[Stored, str]:
+        """Write a file of the parts in their order; also the hex MD5 of it.
+
+        Raises Gone when a part's bytes have vanished. The parts stay.
+        """
+        paths = [
+            self.existing(self._part(upload_id, part_id), what=f"part {part_id}")
+            for part_id in part_ids
+        ]
+        digest = hashlib.md5(usedforsecurity=False)
+
+        def chunks() -> Iterator[bytes]:
+            for path in paths:
+                with path.open("rb") as part:
+                    for chunk in _chunks(part):
+                        digest.update(chunk)
+                        yield chunk
+
+        try:
+            stored = self._put(self.upload_path(file_id), chunks())
+        except FileNotFoundError:  # since they were looked up
+            raise Gone(
+                f"The parts of upload {upload_id} are gone: it was completed or given up meanwhile."
+            ) from None
+        return stored, digest.hexdigest()
+
+    def _part(self, upload_id: str, part_id: str) -> Path:
+        return self.root / "uploads" / upload_id / part_id
+
+    def _put(
+        self,
+        target: Path,
+        chunks: Iterator[bytes],
+        *,
+        max_bytes: int | None = None,
+        param: str = "file",
+    ) -> Stored:
         target.parent.mkdir(parents=True, exist_ok=True)
         digest, num_bytes = hashlib.sha256(), 0
         with self._scratch() as scratch:
             partial = scratch / "upload"
             with partial.open("wb") as file:
-                while chunk := source.read(CHUNK_BYTES):
+                for chunk in chunks:
                     num_bytes += len(chunk)
-                    if num_bytes > max_bytes:
+                    if max_bytes is not None and num_bytes > max_bytes:
                         raise BodyTooLarge(
-                            f"The file is larger than {max_bytes:,} bytes, the limit here.",
-                            param="file",
+                            f"'{param}' is larger than {max_bytes:,} bytes, the limit here.",
+                            param=param,
                         )
                     digest.update(chunk)
                     file.write(chunk)
@@ -113,6 +165,15 @@ class ArtifactStore:
         """Remove what interrupted writes left behind. Only while nobody else writes here."""
         shutil.rmtree(self.root / "tmp", ignore_errors=True)
 
+    def clear_abandoned(self) -> int:
+        """Remove what writers left behind that were killed long ago; how many there were."""
+        before, num_removed = time.time() - ABANDONED_SECONDS, 0
+        for scratch in (self.root / "tmp").glob("*"):
+            if _changed_at(scratch) < before:
+                shutil.rmtree(scratch, ignore_errors=True)
+                num_removed += 1
+        return num_removed
+
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
         scratch = self.root / "tmp" / uuid.uuid4().hex
@@ -121,6 +182,19 @@ class ArtifactStore:
             yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _chunks(source: BinaryIO) -> Iterator[bytes]:
+    while chunk := source.read(CHUNK_BYTES):
+        yield chunk
+
+
+def _changed_at(scratch: Path) -> float:
+    """The last change of anything in it; now when it is being removed."""
+    try:
+        return max(path.stat().st_mtime for path in (scratch, *scratch.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
 
 
 def _seal(folder: Path) -> None:
@@ -141,11 +215,31 @@ def _is_same(published: Path, sealed: Path) -> bool:
 
 def is_whole(folder: Path) -> bool:
     """Whether every file of a published folder is there and has the bytes it was sealed with."""
+    return fault(folder) is None
+
+
+def fault(folder: Path) -> str | None:
+    """What of a published folder is not as it was sealed, every byte looked at; None if nothing."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        return all(sha256_of(folder / name) == digest for name, digest in manifest.items())
-    except (OSError, ValueError, AttributeError):
-        return False
+        names = sorted(manifest.items())
+    except FileNotFoundError:
+        return f"its {MANIFEST} is gone"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"its {MANIFEST} cannot be read: {error}"
+    unnamed = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    unnamed -= {MANIFEST, *manifest}
+    if unnamed:
+        return f"its {MANIFEST} does not name {min(unnamed)}"
+    for name, digest in names:
+        try:
+            if sha256_of(folder / name) != digest:
+                return f"{name} is damaged: its bytes are not those that were saved"
+        except FileNotFoundError:
+            return f"{name} is gone"
+        except OSError as error:
+            return f"{name} cannot be read: {error}"
+    return None
 
 
 def sha256_of(path: Path) -> str:

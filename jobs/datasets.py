@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as _short
 from typing import Any
@@ -26,6 +26,13 @@ class Row:
     line: int
     messages: list[dict[str, Any]]
     item: dict[str, Any]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """What the model may call, as the chat template shows it: OpenAI's function tools."""
+
+    @property
+    def graded(self) -> dict[str, Any]:
+        """What graders read as `item`: the row's own fields, and the prompt's messages."""
+        return {**self.item, "messages": self.messages}
 
 
 @dataclass(frozen=True)
@@ -81,13 +88,12 @@ def parse_row(line: int, raw: bytes) -> Row | RowFault:
         return RowFault(line, f"not JSON: {error}; each line must be one JSON object")
     if not isinstance(data, dict):
         return RowFault(line, f"a JSON {_kind(data)}, not an object")
-    fault = _messages_fault(data.get("messages"))
+    tools = data.get("tools") or []
+    fault = _messages_fault(data.get("messages")) or _tools_fault(tools)
     if fault:
         return RowFault(line, fault)
-    if data.get("tools") not in (None, []):
-        return RowFault(line, "'tools' are not available on this server; remove them")
     item = {key: value for key, value in data.items() if key not in RESERVED}
-    return Row(line=line, messages=data["messages"], item=item)
+    return Row(line=line, messages=data["messages"], item=item, tools=tools)
 
 
 def _kind(value: object) -> str:
@@ -107,11 +113,54 @@ def _messages_fault(messages: object) -> str | None:
         role = message.get("role")
         if role not in ROLES:
             return f"messages[{index}].role is {_short(role)}; known roles: {', '.join(ROLES)}"
-        if not _is_text(message.get("content")):
+        fault = _calls_fault(message.get("tool_calls"))
+        if fault:
+            return f"messages[{index}].tool_calls{fault}"
+        is_call = role == "assistant" and bool(message.get("tool_calls"))
+        if not _is_text(message.get("content")) and not (is_call and not message.get("content")):
             return f"messages[{index}].content must be text"
     if messages[-1]["role"] == "assistant":
         return "the last message is the assistant's; it must be what the model is to answer"
     return None
+
+
+def _tools_fault(tools: object) -> str | None:
+    if not isinstance(tools, list):
+        return "'tools' must be a list of {type: 'function', function: {name, parameters}}"
+    for index, tool in enumerate(tools):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or tool.get("type") != "function":
+            return f"tools[{index}] is not {{type: 'function', function: {{name, parameters}}}}"
+        if not isinstance(function.get("name"), str) or not function["name"]:
+            return f"tools[{index}].function has no name"
+        if not isinstance(function.get("parameters", {}), dict):
+            return f"tools[{index}].function.parameters must be a JSON schema"
+    return None
+
+
+def _calls_fault(calls: object) -> str | None:
+    if calls is None:
+        return None
+    if not isinstance(calls, list):
+        return " must be a list"
+    for index, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return f"[{index}] is not {{type: 'function', function: {{name, arguments}}}}"
+        if not isinstance(_arguments(function), dict):
+            return f"[{index}].function.arguments is not a JSON object"
+    return None
+
+
+def _arguments(function: dict[str, Any]) -> Any:
+    """A call's arguments as an object: OpenAI's wire has them as a string of JSON."""
+    arguments = function.get("arguments", {})
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return strict_json.loads(arguments.encode())
+    except ValueError:
+        return None
 
 
 def _is_text(content: object) -> bool:
@@ -123,13 +172,23 @@ def _is_text(content: object) -> bool:
     )
 
 
-def flat_messages(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Messages with text parts joined and `developer` as `system`, as chat templates expect."""
+def flat_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as chat templates expect them: text joined, calls as objects, one system role."""
     flat = []
     for message in messages:
-        content = message["content"]
+        content = message.get("content") or ""
         if not isinstance(content, str):
             content = "".join(part["text"] for part in content)
         role = "system" if message["role"] == "developer" else message["role"]
-        flat.append({"role": role, "content": content})
+        one: dict[str, Any] = {"role": role, "content": content}
+        if message.get("tool_calls"):
+            one["tool_calls"] = [_flat_call(call) for call in message["tool_calls"]]
+        if role == "tool":
+            one |= {key: message[key] for key in ("name", "tool_call_id") if message.get(key)}
+        flat.append(one)
     return flat
+
+
+def _flat_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": _arguments(function)}}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +16,35 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Double, Engine, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.expression import FunctionElement
 
 from jobs.errors import SchemaMismatch
+
+# What a database that is away, restarts or cuts a connection raises: asking again may help.
+DATABASE_AWAY = (OperationalError, InterfaceError)
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+
+# No process may hold the others up: one that is suspended inside a transaction, or whose machine
+# is gone, loses its locks within seconds, and who waits for a lock is told so rather than kept.
+POSTGRESQL_SETTINGS = "-c lock_timeout=5000 -c idle_in_transaction_session_timeout=20000"
+POSTGRESQL_CONNECTION: dict[str, Any] = {
+    "application_name": "honed",
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15000,
+}
+
+# The advisory lock under which PostgreSQL is migrated: any number that nothing else here uses.
+MIGRATION_LOCK = 0x686F6E6564
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
@@ -48,12 +73,31 @@ def connect(url: str) -> Engine:
     """An engine with what each database needs to be safe under several processes."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, json_serializer=_json)
+        return create_engine(
+            _with_psycopg(parsed),
+            pool_pre_ping=True,
+            json_serializer=_json,
+            connect_args=_postgresql_arguments(parsed),
+        )
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, json_serializer=_json)
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
+
+
+def _postgresql_arguments(url: URL) -> dict[str, Any]:
+    """Arguments of the driver; what the operator wrote into the URL goes first."""
+    arguments = {
+        name: value for name, value in POSTGRESQL_CONNECTION.items() if name not in url.query
+    }
+    return {**arguments, "options": f"{POSTGRESQL_SETTINGS} {url.query.get('options', '')}"}
+
+
+def _with_psycopg(url: URL) -> URL:
+    """`postgresql://` as every tool writes it, by the driver that is installed here."""
+    is_plain = url.drivername in ("postgres", "postgresql")
+    return url.set(drivername="postgresql+psycopg") if is_plain else url
 
 
 def _json(value: Any) -> str:
@@ -104,9 +148,31 @@ def alembic_config(url: str) -> Config:
     return config
 
 
-def migrate(url: str) -> None:
-    """Bring the database to this code's version."""
+def migrate(url: str, *, wait_seconds: float = 0.0) -> None:
+    """Bring the database to this code's version, once it answers."""
+    engine = connect(url)
+    try:
+        await_database(engine, seconds=wait_seconds)
+    finally:
+        engine.dispose()
     command.upgrade(alembic_config(url), "head")
+
+
+def await_database(engine: Engine, *, seconds: float = math.inf) -> None:
+    """Return once the database answers; after that many seconds its error is raised.
+
+    Only a server is waited for: SQLite is a file, which no waiting brings.
+    """
+    give_up_at = time.monotonic() + seconds
+    while True:
+        try:
+            with engine.connect():
+                return
+        except DATABASE_AWAY as error:
+            if engine.dialect.name == "sqlite" or time.monotonic() > give_up_at:
+                raise
+            log.warning("the database does not answer, waiting for it: %s", error.orig)
+            time.sleep(RETRY_SECONDS)
 
 
 def check_schema(engine: Engine) -> None:

@@ -7,19 +7,25 @@ HonedError
     WrongState               400  the job's state does not allow it (clients would retry a 409)
   InvalidApiKey              401
   MissingScope               403  the key is good, and does not allow this
+  NotOwner                   403  it may be used and not changed: it is another project's
   NotFound                   404
-    JobNotFound  FileNotFound  ModelNotFound  CheckpointNotFound  RouteNotFound
+    JobNotFound  FileNotFound  UploadNotFound  ModelNotFound  CheckpointNotFound
+    PermissionNotFound  ProjectNotFound  RouteNotFound
   MethodNotAllowed           405
   Gone                       410  it was there, and its bytes are not
   BodyTooLarge               413
   IdempotencyKeyReused       422  the key belongs to another request
+  TooManyRequests            429  the project has as much under way as it may
   Unavailable                503  a part that is needed does not answer now
+    NoIsolation              503  this machine cannot run users' Python safely, as it is
   JobFailure                  -   why a job ended `failed`; its code is a Reason
   LeaseLost                   -   the attempt that writes is no longer the job's attempt
   SchemaMismatch              -   the database is of another version than the code
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from jobs.status import Reason
 
@@ -30,6 +36,10 @@ class HonedError(Exception):
     status = 500
     type = "server_error"
     code: str | None = None
+    retry_after_seconds: int | None = None
+    """When it may be another answer; None where trying again changes nothing."""
+    is_passing = True
+    """Whether that may come without anybody doing something: clients then try again themselves."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -80,6 +90,12 @@ class MissingScope(HonedError):
     code = "missing_scope"
 
 
+class NotOwner(HonedError):
+    status = 403
+    type = "invalid_request_error"
+    code = "not_owner"
+
+
 class NotFound(HonedError):
     status = 404
     type = "invalid_request_error"
@@ -100,11 +116,35 @@ class FileNotFound(NotFound):
         super().__init__(f"No such File object: {file_id}", param=param)
 
 
+class UploadNotFound(NotFound):
+    code = "upload_not_found"
+
+    def __init__(self, upload_id: str) -> None:
+        super().__init__(f"No such Upload object: {upload_id}", param="upload_id")
+
+
 class CheckpointNotFound(NotFound):
     code = "checkpoint_not_found"
 
-    def __init__(self, checkpoint_id: str) -> None:
-        super().__init__(f"No such checkpoint: {checkpoint_id}", param="checkpoint_id")
+    def __init__(self, checkpoint_id: str, *, param: str = "checkpoint_id") -> None:
+        super().__init__(f"No such checkpoint: {checkpoint_id}", param=param)
+
+
+class PermissionNotFound(NotFound):
+    code = "permission_not_found"
+
+    def __init__(self, permission_id: str, *, param: str = "permission_id") -> None:
+        super().__init__(f"No such permission of this checkpoint: {permission_id}", param=param)
+
+
+class ProjectNotFound(NotFound):
+    code = "project_not_found"
+
+    def __init__(self, project_id: str) -> None:
+        super().__init__(
+            f"No such project: {project_id}; `honed projects list` shows the ids.",
+            param="project_ids",
+        )
 
 
 class ModelNotFound(NotFound):
@@ -142,6 +182,13 @@ class IdempotencyKeyReused(HonedError):
     code = "idempotency_key_reused"
 
 
+class TooManyRequests(HonedError):
+    status = 429
+    type = "invalid_request_error"
+    code = "rate_limit_exceeded"
+    retry_after_seconds = 2
+
+
 class Unavailable(HonedError):
     status = 503
     type = "server_error"
@@ -149,14 +196,34 @@ class Unavailable(HonedError):
     retry_after_seconds = 5
 
 
-class JobFailure(Exception):
-    """Ends a job as `failed`: a typed reason, one plain sentence, and the field at fault."""
+class NoIsolation(Unavailable):
+    """Python graders cannot run here; the message says why and what to install."""
 
-    def __init__(self, reason: Reason, message: str, *, param: str | None = None) -> None:
+    code = "no_isolation"
+    # A machine that offered nothing is asked again after so long.
+    retry_after_seconds = 30
+    is_passing = False
+
+
+class JobFailure(Exception):
+    """Ends a job as `failed`: a typed reason, one plain sentence, and the field at fault.
+
+    `data` is what the event tells beside the sentence, for programs.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        param: str | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.param = param
+        self.data = data
 
 
 class LeaseLost(Exception):

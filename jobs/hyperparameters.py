@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from jobs.thinking import Effort
+
+DEFAULT_GROUP_SIZE = 8
+MAX_EPOCHS = 50
 
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
@@ -40,6 +52,12 @@ FOREIGN_NAMES = {
     "per_device_train_batch_size": "batch_size",
     "train_batch_size": "batch_size",
     "eval_steps": "eval_interval",
+    "test_freq": "eval_interval",
+    "num_generations_eval": "eval_pass_k",
+    "pass_at_k": "eval_pass_k",
+    "pass_threshold": "eval_pass_threshold",
+    "early_stopping": "early_stopping_patience",
+    "patience": "early_stopping_patience",
     "save_steps": "checkpoint_interval",
     "r": "lora.rank",
     "rank": "lora.rank",
@@ -67,10 +85,20 @@ FOREIGN_NAMES = {
 }
 
 
+def scaled_group_size(compute_multiplier: float) -> int:
+    """The completions of one prompt that a `compute_multiplier` stands for."""
+    return max(2, round(DEFAULT_GROUP_SIZE * compute_multiplier))
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of several kinds is the number among them."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 class Lora(BaseModel):
     """The adapter's shape."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
     rank: Annotated[int, Field(strict=True, ge=1, le=512)] = 16
     alpha: Annotated[int, Field(strict=True, ge=1, le=4096)] = 32
@@ -91,30 +119,34 @@ class Lora(BaseModel):
 class Hyperparameters(BaseModel):
     """As sent: the validator and the first attempt resolve `"auto"`, and the job shows it."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    # Read first, since it bounds the epochs.
+    max_steps: Auto | Count = AUTO
+    """Optimizer steps; with `n_epochs`, whichever comes first."""
 
     # OpenAI's
-    n_epochs: Auto | Annotated[int, Field(strict=True, ge=1, le=50)] = AUTO
-    """Passes over the training file; auto: enough for at least 100 steps."""
+    n_epochs: Auto | Count = AUTO
+    """Passes over the training file, up to 50, or more where `max_steps` bounds them; auto: enough
+    for at least 100 steps."""
     batch_size: Auto | Annotated[int, Field(strict=True, ge=1, le=256)] = AUTO
     """Prompts a step; auto: 8, or all rows when there are fewer."""
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1000)] = AUTO
-    """Scales the model's own rate. Not together with `learning_rate`."""
+    """Scales the model's own rate. Beside `learning_rate` it must come to the same."""
     compute_multiplier: Auto | Annotated[float, Field(gt=1e-5, le=10)] = AUTO
-    """Scales `group_size`: more exploration for more compute."""
+    """Scales the 8 of `group_size`; beside that, it must come to the same."""
     eval_interval: Auto | Count = AUTO
     """Steps between evaluations; auto: about ten in a job."""
     eval_samples: Auto | Count = AUTO
     """Held-out rows an evaluation reads; auto: all, up to 200."""
-    reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
+    reasoning_effort: Effort = "default"
+    """Sets the thinking switch of the model's chat template, and raises an auto token limit."""
 
     # Ours
     group_size: Auto | Annotated[int, Field(strict=True, ge=2, le=256)] = AUTO
     """Completions sampled for one prompt; auto: 8, scaled by `compute_multiplier`."""
     learning_rate: Auto | Annotated[float, Field(gt=0, le=1)] = AUTO
     """auto: what suits the model."""
-    max_steps: Auto | Count = AUTO
-    """Optimizer steps; with `n_epochs`, whichever comes first."""
     max_completion_tokens: Auto | Count = AUTO
     """Tokens a completion may have; auto: 1.3 x the 95th percentile of the base model's own."""
     temperature: Annotated[float, Field(ge=0.1, le=2)] = 1.0
@@ -154,11 +186,40 @@ class Hyperparameters(BaseModel):
     """Leave completions that hit the token limit out of the loss."""
     overlong_buffer_tokens: Annotated[int, Field(strict=True, ge=0)] = 0
     """Tokens before the limit over which a penalty falls from 0 to -1; 0: no penalty."""
+    on_grader_error: (
+        Literal["drop", "fail"]
+        | Annotated[float, Field(strict=True, ge=-1e6, le=1e6, allow_inf_nan=False)]
+    ) = "drop"
+    """A failed grade: leave the sample out of its group, end the job, or this reward instead."""
+    max_grader_error_ratio: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.5
+    """Share of the last ten steps' grades that may fail before the job ends."""
     warmup_steps: Annotated[int, Field(strict=True, ge=0)] = 0
     max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    eval_pass_k: Auto | Annotated[int, Field(strict=True, ge=1, le=64)] = AUTO
+    """Sampled answers to each of the first 64 held-out rows, for pass@k; auto: 4; 1: none."""
+    eval_pass_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.5
+    """The reward with which an answer passes."""
+    early_stopping_patience: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """End after this many evaluations in a row without a new best mean reward; none: never."""
     checkpoint_interval: Auto | Count = AUTO
-    """Steps between checkpoints; auto: a tenth of the job."""
+    """Steps between checkpoints, beside one at each evaluation; auto: a tenth of the job."""
     lora: Lora = Lora()
+
+    @field_validator("n_epochs")
+    @classmethod
+    def _is_bounded(cls, value: int | Auto, info: ValidationInfo) -> int | Auto:
+        if value != AUTO and value > MAX_EPOCHS and info.data.get("max_steps") in (None, AUTO):
+            raise ValueError(
+                f"it should be less than or equal to {MAX_EPOCHS}, unless max_steps bounds it"
+            )
+        return value
+
+    @field_validator("on_grader_error", mode="before")
+    @classmethod
+    def _is_a_word_or_a_number(cls, value: Any) -> Any:
+        if value not in ("drop", "fail") and not is_number(value):
+            raise ValueError("it is 'drop', 'fail', or a number, the reward of a failed grade")
+        return float(value) if is_number(value) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -170,16 +231,7 @@ class Hyperparameters(BaseModel):
 
     @model_validator(mode="after")
     def _possible_together(self) -> Hyperparameters:
-        if self.learning_rate != AUTO and self.learning_rate_multiplier != AUTO:
-            raise ValueError(
-                "learning_rate and learning_rate_multiplier are both given: the one sets the rate, "
-                "the other scales the model's own; keep one"
-            )
-        if self.group_size != AUTO and self.compute_multiplier != AUTO:
-            raise ValueError(
-                "group_size and compute_multiplier are both given: the one sets the group, "
-                "the other scales it; keep one"
-            )
+        self._one_group_size()
         if self.clip_eps_high < self.clip_eps_low and self.importance_level == "token":
             raise ValueError(
                 f"clip_eps_high ({self.clip_eps_high}) is below clip_eps_low "
@@ -196,8 +248,24 @@ class Hyperparameters(BaseModel):
                 f"overlong_buffer_tokens ({self.overlong_buffer_tokens}) is not below "
                 f"max_completion_tokens ({room}): it is the last part of it"
             )
+        if self.reward_aggregation == "normalize_then_sum" and is_number(self.on_grader_error):
+            raise ValueError(
+                "reward_aggregation 'normalize_then_sum' reads each grader's own number, and a "
+                "failed one has none: on_grader_error must be 'drop' or 'fail'"
+            )
         self._delta_has_an_effect()
         return self
+
+    def _one_group_size(self) -> None:
+        """A job that ran shows both, and may be sent again as it is shown."""
+        if self.group_size == AUTO or self.compute_multiplier == AUTO:
+            return
+        scaled = scaled_group_size(self.compute_multiplier)
+        if self.group_size != scaled:
+            raise ValueError(
+                f"group_size is {self.group_size}, and compute_multiplier "
+                f"({self.compute_multiplier}) makes it {scaled}: keep one"
+            )
 
     def _delta_has_an_effect(self) -> None:
         if self.delta is None:

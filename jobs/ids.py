@@ -6,6 +6,9 @@ import secrets
 
 JOB = "ftjob-"
 FILE = "file-"
+UPLOAD = "upload_"
+PART = "part_"
+PERMISSION = "cp_"
 CHECKPOINT = "ftckpt_"
 EVENT = "ftevent-"
 PROJECT = "proj_"

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, MetaData, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from jobs.columns import Prose
 from jobs.db import now
 from jobs.status import Status
 
@@ -93,6 +94,37 @@ class File(Base):
     num_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
     created_at: Mapped[float] = mapped_column(default=now())
+    expires_at: Mapped[float | None] = mapped_column(index=True)
+    """From then on it is not seen any more; the sweeper removes it."""
+
+
+class Upload(Base):
+    """A file that is sent in parts: what was announced, and the file once it is complete."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index(None, "status", "expires_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    """What the parts have to come to."""
+    file_lives_seconds: Mapped[int | None]
+    status: Mapped[str] = mapped_column(default="pending")
+    created_at: Mapped[float] = mapped_column(default=now())
+    expires_at: Mapped[float]
+
+
+class UploadPart(Base):
+    """A part; its bytes lie in the upload's folder under its id."""
+
+    __tablename__ = "upload_parts"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[float] = mapped_column(default=now())
 
 
 class Job(Base):
@@ -121,7 +153,7 @@ class Job(Base):
     status: Mapped[str] = mapped_column(default=Status.VALIDATING_FILES)
     phase: Mapped[str | None]
     reason: Mapped[str | None]
-    error_message: Mapped[str | None]
+    error_message: Mapped[str | None] = mapped_column(Prose())
     error_param: Mapped[str | None]
 
     attempt: Mapped[int] = mapped_column(default=0)
@@ -130,9 +162,17 @@ class Job(Base):
     lease_expires_at: Mapped[float | None]
     num_losses: Mapped[int] = mapped_column(default=0)
     """Attempts lost in a row with no training state saved between."""
+    lost: Mapped[Json | None]
+    """What the last of them was lost to, and how many were like it: see `losses`."""
     claimable_at: Mapped[float] = mapped_column(default=now())
     """Not claimed before this time: an attempt that was lost backs off."""
     rung_at: Mapped[float | None]
+    memory_cpu_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Forecast of the peak on a machine without a GPU; null before validation."""
+    memory_cuda_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Forecast of the peak on a GPU."""
+    turned_away: Mapped[Json | None]
+    """Per kind of device, why one could not take the waiting job: see `fitting.decline`."""
     cancel_requested_at: Mapped[float | None]
     pause_requested_at: Mapped[float | None]
 
@@ -142,12 +182,26 @@ class Job(Base):
     progress: Mapped[Json] = mapped_column(default=dict)
     """What a person wants to see while it runs: done and total of the phase."""
     event_seq: Mapped[int] = mapped_column(default=0)
+    spent: Mapped[Json] = mapped_column(default=dict, server_default="{}")
+    """Of the job's `limits`, since it was made or last resumed."""
 
     validated_at: Mapped[float | None]
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
     estimated_finish_at: Mapped[float | None]
     verdict: Mapped[str | None]
+    result_file: Mapped[str | None]
+
+
+class JobMetadata(Base):
+    """The owner's labels of a job once more, a row each: lists are filtered by them."""
+
+    __tablename__ = "job_metadata"
+    __table_args__ = (Index(None, "key", "value"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
 
 
 class Event(Base):
@@ -160,7 +214,7 @@ class Event(Base):
     created_at: Mapped[float] = mapped_column(default=now())
     level: Mapped[str]
     type: Mapped[str]
-    message: Mapped[str]
+    message: Mapped[str] = mapped_column(Prose())
     data: Mapped[Json | None]
 
 
@@ -188,6 +242,17 @@ class SampleSet(Base):
     samples: Mapped[list[Json]]
 
 
+class JudgeAnswer(Base):
+    """What a judge answered, under a hash of the question: an attempt that resumes asks nothing."""
+
+    __tablename__ = "judge_answers"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[float] = mapped_column(default=now())
+    answer: Mapped[Json]
+
+
 class Checkpoint(Base):
     """An adapter at a step, published: its files are whole before this row exists."""
 
@@ -205,3 +270,28 @@ class Checkpoint(Base):
     archive_bytes: Mapped[int] = mapped_column(BigInteger)
     metrics: Mapped[Json]
     has_state: Mapped[bool]
+
+
+class CheckpointPermission(Base):
+    """Another project may use the model that a job was at a step."""
+
+    __tablename__ = "checkpoint_permissions"
+    __table_args__ = (Index(None, "job_id", "step", "project_id", unique=True),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    step: Mapped[int]
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    created_at: Mapped[float] = mapped_column(default=now())
+
+
+class Departed(Base):
+    """Where something that was removed stood in its list: a cursor may still name it."""
+
+    __tablename__ = "departed"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str]
+    """The project or the job whose list it was in."""
+    position: Mapped[float]
+    removed_at: Mapped[float] = mapped_column(default=now(), index=True)

@@ -9,16 +9,26 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jobs.errors import JobFailure
-from jobs.hyperparameters import AUTO, Hyperparameters
+from jobs.errors import BadRequest, JobFailure
+from jobs.hyperparameters import (
+    AUTO,
+    DEFAULT_GROUP_SIZE,
+    Auto,
+    Hyperparameters,
+    scaled_group_size,
+)
 from jobs.status import Reason
 
-DEFAULT_GROUP_SIZE = 8
 DEFAULT_BATCH_SIZE = 8
 MIN_STEPS = 100
 MAX_EVAL_SAMPLES = 200
 NUM_EVALUATIONS = 10
+DEFAULT_PASS_K = 4
 NUM_CHECKPOINTS = 10
+
+# Up to here a multiplier may be sent, so up to here one is shown.
+MAX_COMPUTE_MULTIPLIER = 10
+MAX_RATE_MULTIPLIER = 1000
 
 
 def resolve(
@@ -35,8 +45,11 @@ def resolve(
     values["max_steps"] = total_steps
     values["learning_rate"], values["learning_rate_multiplier"] = _rate(asked, model_learning_rate)
     if asked.compute_multiplier == AUTO:
-        values["compute_multiplier"] = values["group_size"] / DEFAULT_GROUP_SIZE
+        multiplier = values["group_size"] / DEFAULT_GROUP_SIZE
+        values["compute_multiplier"] = _shown(multiplier, MAX_COMPUTE_MULTIPLIER)
     values["eval_samples"] = _eval_samples(asked, num_held_out)
+    if asked.eval_pass_k == AUTO:
+        values["eval_pass_k"] = DEFAULT_PASS_K
     if asked.eval_interval == AUTO:
         values["eval_interval"] = max(1, total_steps // NUM_EVALUATIONS)
     if asked.checkpoint_interval == AUTO:
@@ -48,7 +61,7 @@ def _group_size(asked: Hyperparameters) -> int:
     if asked.group_size != AUTO:
         return asked.group_size
     multiplier = 1.0 if asked.compute_multiplier == AUTO else asked.compute_multiplier
-    return max(2, round(DEFAULT_GROUP_SIZE * multiplier))
+    return scaled_group_size(multiplier)
 
 
 def _batch_size(asked: Hyperparameters, num_rows: int) -> int:
@@ -76,12 +89,32 @@ def _steps(asked: Hyperparameters, num_rows: int, batch_size: int) -> tuple[int,
     return n_epochs, total_steps
 
 
-def _rate(asked: Hyperparameters, model_rate: float) -> tuple[float, float]:
+def check_rates(asked: Hyperparameters, model_learning_rate: float) -> None:
+    """Raise BadRequest where `learning_rate` and its multiplier contradict each other.
+
+    A job that ran shows both, and may be sent again as it is shown.
+    """
+    if AUTO in (asked.learning_rate, asked.learning_rate_multiplier):
+        return
+    scaled, _ = _rate(asked.model_copy(update={"learning_rate": AUTO}), model_learning_rate)
+    if asked.learning_rate == AUTO or not math.isclose(asked.learning_rate, scaled, rel_tol=1e-6):
+        raise BadRequest(
+            f"learning_rate is {asked.learning_rate}, and learning_rate_multiplier "
+            f"({asked.learning_rate_multiplier}) makes the model's own rate {scaled:g}: keep one.",
+            param="method.reinforcement.hyperparameters",
+        )
+
+
+def _rate(asked: Hyperparameters, model_rate: float) -> tuple[float, float | Auto]:
     """The rate, and what it is of the model's own."""
     if asked.learning_rate != AUTO:
-        return asked.learning_rate, asked.learning_rate / model_rate
+        return asked.learning_rate, _shown(asked.learning_rate / model_rate, MAX_RATE_MULTIPLIER)
     multiplier = 1.0 if asked.learning_rate_multiplier == AUTO else asked.learning_rate_multiplier
     return model_rate * multiplier, multiplier
+
+
+def _shown(multiplier: float, maximum: float) -> float | Auto:
+    return multiplier if multiplier <= maximum else AUTO
 
 
 def _eval_samples(asked: Hyperparameters, num_held_out: int) -> int:

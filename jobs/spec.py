@@ -9,34 +9,53 @@ import difflib
 import reprlib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from jobs.errors import BadRequest, GraderInvalid, HonedError, UnknownField
-from jobs.graders import GraderSpec, parse_grader
+from jobs.graders import GraderSpec, Means, parse_grader
+from jobs.graders.means import BARE
 from jobs.graders.multi import Multi
 from jobs.graders.weights import weights_of
-from jobs.hyperparameters import AUTO, FOREIGN_NAMES, Hyperparameters
+from jobs.hyperparameters import FOREIGN_NAMES, Hyperparameters
+from jobs.limits import Limits
+from jobs.openai_body import OPENAI_ONLY, in_our_words
+from jobs.response_format import ResponseFormat
 
 MAX_METADATA_PAIRS = 16
 
+# Hyperparameters that say nothing without rows to evaluate on.
+EVALUATION_KEYS = (
+    "eval_interval",
+    "eval_samples",
+    "eval_pass_k",
+    "eval_pass_threshold",
+    "early_stopping_patience",
+)
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
-
-# Keys of OpenAI's body that are not served, each with what to do instead.
-NOT_SERVED = {
-    "integrations": "integrations are not available on this server: read GET "
-    "/v1/fine_tuning/jobs/{id}/metrics instead",
-    "hyperparameters": "put hyperparameters inside method.reinforcement.hyperparameters; the "
-    "top-level form belongs to supervised jobs",
-}
 
 
 class Reinforcement(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     grader: dict[str, Any]
+    response_format: ResponseFormat | None = None
+    """Put before the model in the system message; graders read `sample.output_json`."""
     hyperparameters: Hyperparameters = Hyperparameters()
+
+    @field_serializer("response_format")
+    def _as_sent(self, value: ResponseFormat | None) -> dict[str, Any] | None:
+        return None if value is None else value.model_dump(mode="json", exclude_unset=True)
 
     @field_validator("hyperparameters", mode="before")
     @classmethod
@@ -49,12 +68,17 @@ class Method(BaseModel):
 
     type: Literal["reinforcement"]
     reinforcement: Reinforcement
+    supervised: None = Field(default=None, exclude=True)
+    """As OpenAI's client shows a job's method: null, like `dpo`."""
+    dpo: None = Field(default=None, exclude=True)
 
 
 class JobSpec(BaseModel):
     """The body of POST /v1/fine_tuning/jobs."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, json_schema_extra=OPENAI_ONLY
+    )
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     training_file: Annotated[str, Field(min_length=1)]
@@ -68,6 +92,16 @@ class JobSpec(BaseModel):
     priority: Annotated[int, Field(strict=True, ge=-100, le=100)] = 0
     """Jobs run in order of priority, then of age. Above 0 needs a key with the scope `priority`."""
 
+    limits: Limits | None = None
+    """What the job may spend; at a limit it is paused."""
+
+    @field_validator("suffix")
+    @classmethod
+    def _suffix_fits_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not value.isprintable():
+            raise ValueError("it becomes part of the model's name: only printable characters")
+        return value
+
     @field_validator("priority", mode="before")
     @classmethod
     def _null_is_zero(cls, value: Any) -> Any:
@@ -75,9 +109,11 @@ class JobSpec(BaseModel):
 
     @model_validator(mode="after")
     def _evaluation_has_rows(self) -> JobSpec:
-        asked = self.hyperparameters
-        for key in ("eval_interval", "eval_samples"):
-            if self.validation_file is None and getattr(asked, key) != AUTO:
+        if self.validation_file is not None:
+            return self
+        for key in EVALUATION_KEYS:
+            default = Hyperparameters.model_fields[key].default
+            if getattr(self.hyperparameters, key) != default:
                 raise ValueError(
                     f"hyperparameters.{key} is set but there is no validation_file to evaluate on"
                 )
@@ -87,40 +123,48 @@ class JobSpec(BaseModel):
     def hyperparameters(self) -> Hyperparameters:
         return self.method.reinforcement.hyperparameters
 
-    def grader(self) -> GraderSpec:
-        return parse_grader(self.method.reinforcement.grader)
-
-    def component_weights(self) -> dict[str, float]:
-        """What each component weighs in the reward; empty where it is no weighted sum."""
-        grader = self.grader()
-        return (weights_of(grader.calculate_output) if isinstance(grader, Multi) else None) or {}
+    def grader(self, means: Means = BARE) -> GraderSpec:
+        """The reward, bound to what it may use; raises GraderInvalid where that is not there."""
+        return parse_grader(self.method.reinforcement.grader, means)
 
 
-def parse_spec(body: object) -> JobSpec:
+def component_weights(grader: GraderSpec) -> dict[str, float]:
+    """What each component weighs in the reward; empty where it is no weighted sum."""
+    return (weights_of(grader.calculate_output) if isinstance(grader, Multi) else None) or {}
+
+
+def parse_spec(body: object, means: Means = BARE) -> JobSpec:
     """The body as a JobSpec; raises BadRequest that names the field and says what to do."""
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object describing the job.")
-    for key, sentence in NOT_SERVED.items():
-        if body.get(key) not in (None, [], {}):
-            raise BadRequest(f"'{key}' was refused: {sentence}.", param=key)
-    served = {key: value for key, value in body.items() if key not in NOT_SERVED}
-    _refuse_other_methods(served.get("method"))
+    _refuse_other_methods(body.get("method"))
     try:
-        spec = JobSpec.model_validate(served)
+        spec = JobSpec.model_validate(in_our_words(body))
     except ValidationError as error:
         raise as_bad_request(error, Hyperparameters) from None
     try:
-        spec.grader()
+        grader = spec.grader(means)
     except GraderInvalid as error:
         raise grader_refused(error, at="method.reinforcement.grader") from None
-    _refuse_sums_that_are_none(spec)
-    _refuse_a_second_penalty(spec)
+    _refuse_sums_that_are_none(spec, grader)
+    _refuse_a_second_penalty(grader)
+    _refuse_limits_without_a_judge(spec, grader)
     return spec
 
 
-def _refuse_a_second_penalty(spec: JobSpec) -> None:
-    grader = spec.grader()
-    if isinstance(grader, Multi) and "overlong_penalty" in grader.graders:
+def _refuse_limits_without_a_judge(spec: JobSpec, grader: GraderSpec) -> None:
+    asked = spec.limits.model_dump(exclude_none=True) if spec.limits else {}
+    for key in asked.keys() - {"max_seconds"}:
+        if not grader.asks_judges:
+            raise BadRequest(
+                f"'limits.{key}' bounds what judges are asked, and this grader asks none.",
+                param=f"limits.{key}",
+            )
+
+
+def _refuse_a_second_penalty(grader: GraderSpec) -> None:
+    names = grader.graders if isinstance(grader, Multi) else (grader.name,)
+    if "overlong_penalty" in names:
         raise BadRequest(
             "A grader may not be called 'overlong_penalty': that is the name of what "
             "overlong_buffer_tokens adds to the reward. Give it another key.",
@@ -128,9 +172,9 @@ def _refuse_a_second_penalty(spec: JobSpec) -> None:
         )
 
 
-def _refuse_sums_that_are_none(spec: JobSpec) -> None:
+def _refuse_sums_that_are_none(spec: JobSpec, grader: GraderSpec) -> None:
     asked = spec.hyperparameters.reward_aggregation
-    if asked == "normalize_then_sum" and not spec.component_weights():
+    if asked == "normalize_then_sum" and not component_weights(grader):
         raise BadRequest(
             "reward_aggregation 'normalize_then_sum' takes the reward apart into weighted graders: "
             "it needs a 'multi' grader whose calculate_output is a weighted sum of them, such as "

@@ -63,19 +63,19 @@ class Reason(StrEnum):
 
     CANCELLED_BY_USER = "cancelled_by_user"
     PAUSED_BY_USER = "paused_by_user"
+    LIMIT_REACHED = "limit_reached"
     INVALID_TRAINING_FILE = "invalid_training_file"
     INVALID_VALIDATION_FILE = "invalid_validation_file"
     INVALID_HYPERPARAMETERS = "invalid_hyperparameters"
     MODEL_NOT_AVAILABLE = "model_not_available"
     GRADER_FAILED = "grader_failed"
     NON_FINITE_GRADIENTS = "non_finite_gradients"
+    NON_FINITE_LOGPROBS = "non_finite_logprobs"
     SAMPLER_DESYNC = "sampler_desync"
+    INVALID_CHECKPOINT = "invalid_checkpoint"
     OUT_OF_MEMORY = "out_of_memory"
     TRAINER_CRASHED = "trainer_crashed"
     NO_PROGRESS = "no_progress"
     WORKER_LOST = "worker_lost"
+    DISK_FULL = "disk_full"
     INTERNAL_ERROR = "internal_error"
-
-
-# Lost for reasons of the machine room, not of the job: another attempt may do better.
-RETRIABLE = frozenset({Reason.TRAINER_CRASHED, Reason.NO_PROGRESS, Reason.WORKER_LOST})

@@ -1,8 +1,9 @@
 """Alembic's entry: the URL comes from the caller or from HONED_DATABASE_URL's settings."""
 
 from alembic import context
+from sqlalchemy import text
 
-from jobs.db import connect
+from jobs.db import MIGRATION_LOCK, connect
 from jobs.models import Base
 from jobs.settings import get_settings
 
@@ -10,6 +11,11 @@ url = context.config.attributes.get("url") or get_settings().sqlalchemy_url
 
 engine = connect(url)
 with engine.connect() as connection:
+    if connection.dialect.name == "postgresql":
+        # One at a time; the lock goes with the connection. A minute also for the tables' locks.
+        connection.execute(text("SET lock_timeout = '60s'"))
+        connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        connection.commit()
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,

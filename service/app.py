@@ -12,10 +12,36 @@ from service import errors
 from service.dependencies import Resources
 from service.openapi import document
 from service.requests import RequestLog
-from service.routes import checkpoints, events, files, graders, health, jobs, metrics, models
+from service.routes import (
+    capabilities,
+    chat,
+    checkpoints,
+    events,
+    files,
+    graders,
+    health,
+    jobs,
+    metrics,
+    models,
+    permissions,
+    uploads,
+)
 from service.settings import ServiceSettings
 
-ROUTERS = (files, jobs, events, metrics, checkpoints, graders, models, health)
+ROUTERS = (
+    files,
+    uploads,
+    jobs,
+    events,
+    metrics,
+    checkpoints,
+    permissions,
+    graders,
+    models,
+    chat,
+    capabilities,
+    health,
+)
 
 DESCRIPTION = """\
 GRPO training as a service. The shapes are OpenAI's fine-tuning API; what it does not have sits
@@ -31,7 +57,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        resources.close()
+        await resources.aclose()
 
     app = FastAPI(
         title="Honed",

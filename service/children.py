@@ -28,6 +28,8 @@ class Command:
 
     name: str
     argv: Sequence[str]
+    wanted: Path | None = None
+    """A file that must exist before it starts for the first time; None starts it at once."""
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Child:
         """Start it when it is due; when it has ended, say so and plan the next start."""
         now = time.monotonic()
         if self._process is None:
-            if now >= self._start_at:
+            if now >= self._start_at and self._is_wanted():
                 self._start(now)
             return
         code = self._process.poll()
@@ -67,6 +69,9 @@ class Child:
             f"{self.command.name} ended ({_how(code)}); it starts again in {delay:g} s. "
             f"Its log: {self.log}"
         )
+
+    def _is_wanted(self) -> bool:
+        return self.command.wanted is None or self.command.wanted.exists()
 
     def _start(self, now: float) -> None:
         tether = [sys.executable, "-m", "service.tether", str(os.getpid())]
@@ -88,6 +93,16 @@ class Child:
         """Ask it to end: its main process only, which ends its own children in order."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
+
+    @property
+    def started_at(self) -> float | None:
+        """By the monotonic clock; None while it does not run."""
+        return None if self._process is None else self._started_at
+
+    def kill(self) -> None:
+        """End it at once: `watch` then starts it again."""
+        if self._process is not None and self._process.poll() is None:
+            _signal_group(self._process.pid, signal.SIGKILL)
 
     def finish(self, deadline: float) -> None:
         """Wait for its end until the deadline, then end the whole group."""

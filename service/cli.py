@@ -14,7 +14,11 @@ from jobs.db import migrate as migrate_database
 from service.commands.common import Data, fail, sentences, settings_of
 from service.commands.keys import keys_app, projects_app
 from service.commands.models import models_app
+from service.up import first_key
 from service.up import up as run_up
+
+# How long a database that is still starting is waited for.
+WAIT_SECONDS = 60.0
 
 app = typer.Typer(help="GRPO training as a service.", no_args_is_help=True, add_completion=False)
 app.add_typer(keys_app, name="keys")
@@ -27,10 +31,21 @@ def up(
     data: Data = None,
     port: Annotated[int | None, typer.Option(help="[default: HONED_PORT, or 8000]")] = None,
     host: Annotated[str | None, typer.Option(help="[default: HONED_HOST, or 127.0.0.1]")] = None,
+    unsafe_python_graders: Annotated[
+        bool,
+        typer.Option(
+            "--unsafe-python-graders-without-isolation",
+            help="Run users' Python even where this machine offers no isolation. Dangerous.",
+        ),
+    ] = False,
 ) -> None:
     """Run the whole stack on this machine: service, sweeper and worker, until Ctrl-C."""
     with sentences():
-        run_up(settings_of(data, port=port, host=host), _say)
+        # None leaves it to HONED_UNSAFE_PYTHON_GRADERS.
+        settings = settings_of(
+            data, port=port, host=host, unsafe_python_graders=unsafe_python_graders or None
+        )
+        run_up(settings, _say)
 
 
 @app.command()
@@ -64,11 +79,22 @@ def demo(
 
 
 @app.command()
-def migrate(data: Data = None) -> None:
+def migrate(
+    data: Data = None,
+    with_key: Annotated[
+        bool,
+        typer.Option(
+            "--first-key", help="Also make the first API key, in the data folder, if none exists."
+        ),
+    ] = False,
+) -> None:
     """Bring the database to this version's tables."""
     with sentences():
-        migrate_database(settings_of(data).sqlalchemy_url)
-    typer.echo("The database is up to date.")
+        settings = settings_of(data)
+        migrate_database(settings.sqlalchemy_url, wait_seconds=WAIT_SECONDS)
+        typer.echo("The database is up to date.")
+        if with_key:
+            typer.echo(first_key(settings))
 
 
 def _say(line: str) -> None:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
+import httpx2
 from fastapi import Depends, Query, Request
+from pydantic import AfterValidator
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore
 from jobs.db import connect, session_factory
+from jobs.graders import Means
+from jobs.graders.sandbox import pools
+from jobs.graders.settings import GraderSettings
+from service import serving
 from service.doorbell import Doorbell
+from service.grader_models import ServingModels
 from service.settings import ServiceSettings
+from service.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -25,20 +33,44 @@ class Resources:
     sessions: sessionmaker[Session]
     artifacts: ArtifactStore
     doorbell: Doorbell
+    means: Means
+    """What graders may use: judges, endpoints, worker processes."""
+    models: ServingModels
+    serving: httpx2.AsyncClient
+    """What chat asks the serving process with."""
+    turns: Turns = field(default_factory=Turns)
+    """Who is trying graders out."""
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Resources:
         engine = connect(settings.sqlalchemy_url)
+        models = ServingModels(settings)
         return cls(
             settings=settings,
             engine=engine,
             sessions=session_factory(engine),
             artifacts=ArtifactStore(settings.artifacts_dir),
             doorbell=Doorbell(settings),
+            means=Means.of(
+                GraderSettings(),
+                models=models,
+                max_retries=1,
+                max_seconds=60.0,
+            ),
+            models=models,
+            serving=httpx2.AsyncClient(**serving.client_options(settings)),
         )
 
+    async def aclose(self) -> None:
+        """`close`, for the event loop that chat was answered in."""
+        await self.serving.aclose()
+        self.close()
+
     def close(self) -> None:
+        self.means.close()
+        self.models.close()
         self.doorbell.close()
+        pools.close_all()
         self.engine.dispose()
 
 
@@ -61,6 +93,14 @@ def get_artifacts(resources: Annotated[Resources, Depends(get_resources)]) -> Ar
     return resources.artifacts
 
 
+def get_means(resources: Annotated[Resources, Depends(get_resources)]) -> Means:
+    return resources.means
+
+
+def get_turns(resources: Annotated[Resources, Depends(get_resources)]) -> Turns:
+    return resources.turns
+
+
 def get_doorbell(resources: Annotated[Resources, Depends(get_resources)]) -> Doorbell:
     return resources.doorbell
 
@@ -69,6 +109,17 @@ def get_doorbell(resources: Annotated[Resources, Depends(get_resources)]) -> Doo
 DbSession = Annotated[Session, Depends(get_session, scope="function")]
 SettingsOf = Annotated[ServiceSettings, Depends(get_settings)]
 Artifacts = Annotated[ArtifactStore, Depends(get_artifacts)]
+MeansOf = Annotated[Means, Depends(get_means)]
+TurnsOf = Annotated[Turns, Depends(get_turns)]
 Bell = Annotated[Doorbell, Depends(get_doorbell)]
 
 After = Annotated[str | None, Query(description="The id after which the page begins.")]
+
+MAX_PAGE = 100
+
+# More than a page holds is no error: `has_more` says that there is more.
+Limit = Annotated[
+    int,
+    Query(ge=1, description=f"Items of a page; above {MAX_PAGE} as {MAX_PAGE}."),
+    AfterValidator(lambda limit: min(limit, MAX_PAGE)),
+]

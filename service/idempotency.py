@@ -78,9 +78,15 @@ class Once:
             return creations.just_made(self.session, self.caller.key_id, self.fingerprint)
         return None
 
-    def made(self, object_id: str, answer: BaseModel) -> Response:
-        """Commit what was made together with its answer, and answer."""
+    def made(self, object_id: str | None, answer: BaseModel) -> Response:
+        """Commit what was made together with its answer, and answer.
+
+        Without an id nothing new was made, and the same request finds the same again.
+        """
         text = answer.model_dump_json()
+        if object_id is None:
+            self.session.commit()
+            return _json(text, {})
         creations.add(
             self.session,
             Creation(

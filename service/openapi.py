@@ -17,10 +17,22 @@ from pydantic.json_schema import models_json_schema
 
 from jobs.spec import JobSpec
 from service.settings import ServiceSettings
-from service.wire.graders import RunGraderRequest, ValidateGraderRequest
+from service.wire.chat import ChatRequest
+from service.wire.graders import RunGraderBatchRequest, RunGraderRequest, ValidateGraderRequest
+from service.wire.permissions import CreatePermissionsRequest
+from service.wire.uploads import CompleteUploadRequest, CreateUploadRequest
 
 # Bodies that routes read themselves, after the key was checked.
-BODIES = (JobSpec, ValidateGraderRequest, RunGraderRequest)
+BODIES = (
+    JobSpec,
+    ValidateGraderRequest,
+    RunGraderRequest,
+    RunGraderBatchRequest,
+    CreateUploadRequest,
+    CompleteUploadRequest,
+    CreatePermissionsRequest,
+    ChatRequest,
+)
 
 
 def document(app: FastAPI) -> dict[str, Any]:

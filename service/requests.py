@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.errors import HonedError
+from jobs.request_id import request_id as current
 from service.errors import answer
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class RequestLog:
             await self.app(scope, receive, send)
             return
         request_id = f"req_{secrets.token_hex(12)}"
+        named = current.set(request_id)
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
@@ -40,9 +42,9 @@ class RequestLog:
         try:
             await self.app(scope, receive, send_with_id)
         except ClientDisconnect:
-            logger.info("%s: the client left before its body was read", request_id)
+            logger.info("the client left before its body was read")
         except Exception:
-            logger.exception("%s failed", request_id)
+            logger.exception("the request failed")
             if status is not None:
                 raise  # half an answer is out: the server must break the connection
             failure = HonedError(
@@ -53,11 +55,6 @@ class RequestLog:
             await answer(failure)(scope, receive, send_with_id)
         finally:
             milliseconds = (time.perf_counter() - started) * 1000
-            logger.info(
-                "%s %s %s %s %.1f ms",
-                request_id,
-                scope["method"],
-                scope["path"],
-                status,
-                milliseconds,
-            )
+            path = scope["path"]
+            logger.info("%s %s %s %.1f ms", scope["method"], path, status, milliseconds)
+            current.reset(named)

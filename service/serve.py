@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import uvicorn
 
+from jobs.errors import NoIsolation
+from jobs.graders.sandbox.isolation import isolation
 from service.app import create_app
 from service.log import configure
 from service.settings import ServiceSettings
 from service.startup import address_fault, schema_fault
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -20,6 +25,7 @@ def main() -> int:
     if fault:
         sys.stderr.write(f"{fault}\n")
         return 1
+    _say_how_python_is_isolated()
     uvicorn.run(
         create_app(settings),
         host=settings.host,
@@ -29,6 +35,16 @@ def main() -> int:
         timeout_graceful_shutdown=10,
     )
     return 0
+
+
+def _say_how_python_is_isolated() -> None:
+    """At every start, so that an operator who did without is told again."""
+    try:
+        found = isolation()
+    except NoIsolation as refusal:
+        log.warning("%s", refusal)
+    else:
+        log.info("python graders are isolated by %s: %s", found.level, found.reason)
 
 
 if __name__ == "__main__":

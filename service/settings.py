@@ -20,5 +20,11 @@ class ServiceSettings(Settings):
     max_upload_bytes: int = Field(default=512 * MIB, ge=1)
     """The largest file that can be uploaded."""
 
-    max_body_bytes: int = Field(default=1 * MIB, ge=1)
-    """The largest JSON body."""
+    serving_start_seconds: float = Field(default=60.0, ge=0)
+    """How long chat and graders wait for the serving process to start; elsewhere, 10 at most."""
+
+    cancel_seconds: float = Field(default=10.0, ge=0)
+    """How long a cancel waits for a running job to have stopped before it answers."""
+
+    max_body_bytes: int = Field(default=8 * MIB, ge=1)
+    """The largest JSON body: a grader may hold several sources of 256 kB."""

@@ -1,4 +1,4 @@
-"""Puts jobs of lost workers back in the queue and rings for those that nobody answered.
+"""Puts jobs of lost workers back in the queue, rings for those that nobody answered, and tidies up.
 
 Its own process (`python -m service.sweeper`); any number of them may run.
 """
@@ -11,20 +11,26 @@ import sys
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.db import connect, session_factory, transaction
+from jobs import alive, disk, results
+from jobs.artifacts import ArtifactStore
+from jobs.db import DATABASE_AWAY, connect, session_factory, transaction
 from jobs.errors import JobFailure, LeaseLost
 from jobs.settings import Settings
 from jobs.status import Reason
-from jobs.store import attempts, creations
+from jobs.store import attempts, creations, departed, losses
 from service.doorbell import Doorbell
 from service.log import configure
 from service.signals import StopSignal
 from service.startup import schema_fault
+from service.tidy import tidy
 
 logger = logging.getLogger(__name__)
 
 # How long a waiting job's last ring counts as heard.
 RING_EVERY_SECONDS = 5.0
+
+# Rings of one sweep: each wakes a process that works until nothing waits.
+MAX_RINGS = 16
 
 
 def sweep(sessions: sessionmaker[Session], doorbell: Doorbell, settings: Settings) -> None:
@@ -34,10 +40,14 @@ def sweep(sessions: sessionmaker[Session], doorbell: Doorbell, settings: Setting
     for claimed in expired:
         _requeue(sessions, claimed, settings)
     with transaction(sessions) as session:
-        is_due = attempts.ring_due(session, every_seconds=RING_EVERY_SECONDS)
+        num_due = attempts.ring_due(session, every_seconds=RING_EVERY_SECONDS)
         creations.forget_old(session)
-    if is_due:
-        doorbell.ring()
+        departed.forget_old(session)
+    # One ring each, so that as many workers as there are jobs come; and not through a broker that
+    # takes none of them.
+    for _ in range(min(num_due, MAX_RINGS)):
+        if not doorbell.ring():
+            break
 
 
 def _requeue(sessions: sessionmaker[Session], claimed: attempts.Claim, settings: Settings) -> None:
@@ -49,9 +59,20 @@ def _requeue(sessions: sessionmaker[Session], claimed: attempts.Claim, settings:
     try:
         with transaction(sessions) as session:
             attempts.seize(session, claimed)
-            status = attempts.lose(session, claimed, loss, max_losses=settings.max_losses)
+            status = losses.lose(session, claimed, loss, max_losses=settings.max_losses)
+            artifacts = ArtifactStore(settings.artifacts_dir)
+            results.write_if_over(session, artifacts, claimed.job_id)
     except LeaseLost:
         return  # it was renewed or ended meanwhile, or another sweeper was faster
+    except DATABASE_AWAY as error:
+        # Its row is locked, by a process that stands still perhaps: the other jobs go on.
+        logger.error("%s could not be requeued, trying again soon: %s", claimed.job_id, error)
+        return
+    except OSError as error:
+        if not disk.is_full(error):
+            raise
+        logger.error("%s could not be ended, its result file needs room: %s", claimed.job_id, error)
+        return
     logger.warning("%s: attempt %d was lost, now %s", claimed.job_id, claimed.attempt, status)
 
 
@@ -68,9 +89,12 @@ def main() -> int:
         return 1
     engine = connect(settings.sqlalchemy_url)
     sessions, doorbell = session_factory(engine), Doorbell(settings)
+    artifacts = ArtifactStore(settings.artifacts_dir)
     while True:
         try:
             sweep(sessions, doorbell, settings)
+            tidy(sessions, artifacts)
+            alive.beat(settings, "sweeper")
         except SQLAlchemyError as error:
             logger.error("the database does not answer, sweeping again soon: %s", error)
         if stop.wait(settings.sweep_seconds):

@@ -1,7 +1,8 @@
 """`honed up`: the whole embedded stack on one machine, from one data folder.
 
-It migrates the database, makes the first key, starts service, sweeper and worker, restarts the
-one that dies, and takes all of them with it when it ends, however it ends.
+It migrates the database, makes the first key, starts service, sweeper and worker, and at its first
+use the serving process; it restarts the one that dies, and takes all of them with it when it ends,
+however it ends.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from jobs import serving
 from jobs.artifacts import ArtifactStore
 from jobs.db import connect, migrate, session_factory, transaction
 from jobs.scopes import Scope
 from jobs.store import projects
 from service.children import Child, Command, stop_all
 from service.lock import hold_alone, hold_with_children
+from service.pulse import Pulse
 from service.settings import ServiceSettings
 from service.signals import StopSignal
 from service.startup import address_fault
@@ -41,6 +44,7 @@ def commands(settings: ServiceSettings) -> tuple[Command, ...]:
         Command("service", (python, "-m", "service.serve")),
         Command("sweeper", (python, "-m", "service.sweeper")),
         Command("worker", (python, "-m", "worker")),
+        Command("serving", (python, "-m", "worker.serve"), wanted=serving.wanted_path(settings)),
     )
 
 
@@ -65,7 +69,11 @@ def up(
         _check_port(settings)
         migrate(settings.sqlalchemy_url)
         ArtifactStore(settings.artifacts_dir).clear_scratch()
-        key = _first_key(settings)
+        serving.forget(settings)
+        fault = address_fault(settings)
+        if fault:
+            raise CannotStart(fault)
+        key = first_key(settings)
         children = [
             Child(
                 command=command,
@@ -91,10 +99,18 @@ def _watch(
     say: Callable[[str], None],
     key: str,
 ) -> None:
+    # Elsewhere it is for its own supervisor to watch.
+    pulses = [
+        Pulse(settings, child)
+        for child in children
+        if child.command.wanted is not None and not settings.serving_url
+    ]
     is_ready, give_up_at = False, time.monotonic() + READY_SECONDS
     while True:
         for child in children:
             child.watch()
+        for pulse in pulses:
+            pulse.watch()
         if not is_ready and _is_ready(settings):
             is_ready = True
             say(f"ready {_url(settings)}  ({key}; logs: {settings.logs_dir})")
@@ -127,6 +143,7 @@ def _environ(settings: ServiceSettings) -> dict[str, str]:
         "HONED_DATA_DIR": str(settings.data_dir),
         "HONED_HOST": settings.host,
         "HONED_PORT": str(settings.port),
+        "HONED_UNSAFE_PYTHON_GRADERS": str(settings.unsafe_python_graders),
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -149,12 +166,9 @@ def _check_port(settings: ServiceSettings) -> None:
             ) from None
 
 
-def _first_key(settings: ServiceSettings) -> str:
-    """Make project and key at the first start; a phrase that says where the key is."""
+def first_key(settings: ServiceSettings) -> str:
+    """Make project and key when there is none; a phrase that says where the key is."""
     path = settings.data_dir / "key"
-    fault = address_fault(settings)
-    if fault:
-        raise CannotStart(fault)
     engine = connect(settings.sqlalchemy_url)
     try:
         with transaction(session_factory(engine)) as session:

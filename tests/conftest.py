@@ -2,20 +2,35 @@
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import servers
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
+from servers import drop_database, made_database
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import NullPool
 
 from jobs.db import connect, migrate, session_factory, transaction
 from jobs.store import projects
 from jobs.store.projects import IssuedKey
 from service.app import create_app
 from service.settings import ServiceSettings
+
+# Nor, as below, of the models that this machine has pulled; also in processes that tests start.
+os.environ.pop("HF_HUB_CACHE", None)
+os.environ["HF_HOME"] = "/nonexistent"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that is marked `on_both_databases` runs once on SQLite and once on PostgreSQL."""
+    is_marked = metafunc.definition.get_closest_marker("on_both_databases") is not None
+    if is_marked and "database_url" in metafunc.fixturenames:
+        metafunc.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -45,19 +60,73 @@ def model_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def database_url(tmp_path: Path, migrated_database: Path) -> str:
-    """A database of the test's own, migrated and empty."""
+def sqlite_url(tmp_path: Path, migrated_database: Path) -> str:
+    """A SQLite database of the test's own, migrated and empty."""
     path = tmp_path / "data" / "honed.db"
     path.parent.mkdir()
     shutil.copy(migrated_database, path)
     return f"sqlite:///{path}"
 
 
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[Engine]:
+    """Connections to a PostgreSQL on which tests make their databases."""
+    server = servers.own_postgresql()
+    if server is not None:
+        server.start()
+    url = server.url() if server is not None else servers.running_postgresql()
+    if url is None:
+        servers.missing("There is no PostgreSQL here: install it, or start one on port 5432.")
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    yield engine
+    engine.dispose()
+    if server is not None:
+        server.remove()
+
+
+@pytest.fixture
+def blank_postgresql_url(postgresql_server: Engine) -> Iterator[str]:
+    """A PostgreSQL database of the test's own without a table."""
+    name = f"honed_blank_{uuid.uuid4().hex}"
+    yield made_database(postgresql_server, name)
+    drop_database(postgresql_server, name)
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql_server: Engine) -> Iterator[str]:
+    """A PostgreSQL database at this code's version, to be copied."""
+    name = f"honed_template_{uuid.uuid4().hex}"
+    migrate(made_database(postgresql_server, name))
+    yield name
+    drop_database(postgresql_server, name)
+
+
+@pytest.fixture
+def postgresql_url(
+    tmp_path: Path, postgresql_server: Engine, postgresql_template: str
+) -> Iterator[str]:
+    """A PostgreSQL database of the test's own, migrated and empty."""
+    (tmp_path / "data").mkdir()
+    name = f"honed_{uuid.uuid4().hex}"
+    yield made_database(postgresql_server, name, template=postgresql_template)
+    drop_database(postgresql_server, name)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A database of the test's own: SQLite, unless the test is marked `on_both_databases`."""
+    return str(request.getfixturevalue(f"{getattr(request, 'param', 'sqlite')}_url"))
+
+
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str, model_folder: Path) -> ServiceSettings:
     """Settings of an embedded stack in a folder of its own."""
     return ServiceSettings(
-        data_dir=tmp_path / "data", database_url=database_url, model_roots=(model_folder.parent,)
+        data_dir=tmp_path / "data",
+        database_url=database_url,
+        model_roots=(model_folder.parent,),
+        # No worker runs beside these tests.
+        cancel_seconds=0.2,
     )
 
 

@@ -6,12 +6,14 @@ import mmap
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_init, worker_process_init, worker_shutting_down
+from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 
-from jobs.db import check_schema, connect
+from jobs import alive
 from jobs.doorbell import celery_config
 from jobs.settings import get_settings
+from worker.fallback import Poller, Watchdog, end_with_killed
 from worker.process_tie import die_with_parent
+from worker.start import keep_spare
 
 app = Celery("honed", include=["worker.tasks"])
 app.conf.update(celery_config(get_settings()))
@@ -27,7 +29,8 @@ def is_stopping() -> bool:
 
 
 @worker_shutting_down.connect
-def _tell_children(**_: Any) -> None:
+def tell_children(**_: Any) -> None:
+    """Ask the attempts of all pool processes to save their state and stop."""
     _stopping[0] = 1
 
 
@@ -37,8 +40,22 @@ def _end_with_the_worker(**_: Any) -> None:
     die_with_parent()
 
 
-@worker_init.connect
-def _refuse_other_schema(**_: Any) -> None:
-    engine = connect(get_settings().sqlalchemy_url)
-    check_schema(engine)
-    engine.dispose()
+@worker_ready.connect
+def _look_after_it(sender: Any, **_: Any) -> None:
+    """Signs from the loop that reads the broker: a consumer that hangs gives none any more."""
+    settings = get_settings()
+    watchdog = Watchdog(app, tell_children)
+
+    def beat() -> None:
+        alive.beat(settings, "worker")
+        watchdog.beat()
+        keep_spare()
+
+    beat()
+    sender.timer.call_repeatedly(alive.BEAT_SECONDS, beat)
+    poller = Poller(sender.pool, is_stopping)
+    sender.timer.call_repeatedly(settings.poll_seconds, poller.poll)
+    if sender.hub is not None:  # else the timer is a thread, which says nothing of the consumer
+        watchdog.start()
+    else:
+        end_with_killed(sender.pool, tell_children)

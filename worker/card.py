@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.graders.endpoint import without_secrets
+
 MAX_CURVE_POINTS = 50
 
 
@@ -42,7 +44,7 @@ class Card:
                 "## Grader",
                 "",
                 "```json",
-                json.dumps(self.grader, indent=2, sort_keys=True),
+                json.dumps(without_secrets(self.grader), indent=2, sort_keys=True),
                 "```",
                 "",
                 "## Hyperparameters",

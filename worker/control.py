@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -45,7 +46,9 @@ class Control:
         if phase == self._phase and now - self._said_at < SAY_SECONDS:
             return
         self._phase, self._said_at = phase, now
-        self._say({"phase": phase, "done": done, "total": total, **more})
+        # On Linux in KiB; what it has held, for the case that it is killed.
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._say({"phase": phase, "done": done, "total": total, "peak_bytes": peak_bytes, **more})
 
     def outcome(self, outcome: str, **more: Any) -> None:
         """Say the last word."""

@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("--sample", action="store_true", help="draw at temperature 1, not greedily")
     arguments = parser.parse_args()
 
-    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()]
+    with arguments.rows.open() as lines:
+        rows = [json.loads(line) for line in lines]
     prompts = [row["messages"] for row in rows]
     tokenizer = AutoTokenizer.from_pretrained(arguments.base)
     tokenizer.padding_side = "left"  # answers begin where their prompts end

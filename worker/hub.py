@@ -6,7 +6,6 @@ the cache alone says whether all of it is here.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import filter_repo_objects
 
 from jobs.errors import HonedError, JobFailure
+from jobs.local_models import is_whole
 from jobs.registry import find_model
 from jobs.settings import Settings
 from jobs.status import Reason
@@ -138,16 +138,6 @@ def explain(error: Exception, repo: str, revision: str) -> str:
 
 def unavailable(sentence: str) -> JobFailure:
     return JobFailure(Reason.MODEL_NOT_AVAILABLE, sentence, param="model")
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether a folder holds a configuration and all of its weights, as far as it tells itself."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        shards = set(json.loads(index.read_text())["weight_map"].values())
-    else:
-        shards = {path.name for path in folder.glob("*.safetensors")}
-    return bool(shards) and all((folder / name).exists() for name in {"config.json", *shards})
 
 
 def _listing(repo: str, revision: str) -> Pinned:

@@ -14,6 +14,7 @@ from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
 from jobs.errors import JobFailure
+from jobs.local_models import is_whole
 from jobs.registry import STARTER, known_models
 from jobs.settings import Settings
 from worker import hub
@@ -44,7 +45,7 @@ def listed(settings: Settings) -> list[dict[str, str | int]]:
                         "revision": revision.commit_hash,
                         "bytes": revision.size_on_disk,
                         "where": "cache"
-                        if hub.is_whole(Path(revision.snapshot_path))
+                        if is_whole(Path(revision.snapshot_path))
                         else "cache, weights missing",
                     }
                 )

@@ -19,7 +19,9 @@ from typing import Any
 
 from jobs.datasets import Row, read_rows
 from jobs.graders import parse_grader
+from jobs.graders.sandbox.pools import on_behalf_of
 from worker.grading import Grading
+from worker.grpo.aggregate import with_advantages
 from worker.grpo.checksum import checksum
 from worker.grpo.collect import Collector
 from worker.grpo.config import GrpoConfig
@@ -40,7 +42,7 @@ class Proof:
     def __init__(self, folder: Path, rows: list[Row]) -> None:
         self.renderer = PromptRenderer(folder)
         self.policy = Policy.load(folder, seed=0)
-        self.sampler = HfSampler(self.policy, eos_ids=self.policy.eos_ids)
+        self.sampler = HfSampler(self.policy, eos_ids=self.policy.eos_ids + self.renderer.eos_ids)
         self.prompts = [
             Prompt(index, self.renderer.ids(row.messages), row) for index, row in enumerate(rows)
         ]
@@ -54,7 +56,8 @@ class Proof:
     def gradient(self, grade: GradeFn) -> tuple[str, list[Group]]:
         """The sha of the step's gradient under this way of grading, and the graded groups."""
         collector = Collector(self.sampler, self.config, self.prompts, grade, Hooks())
-        groups = collector.collect(step=1, cursor=0, stopwatch=Stopwatch()).groups
+        collected = collector.collect(step=1, cursor=0, stopwatch=Stopwatch())
+        groups = with_advantages(collected.groups, self.config)
         updater = Updater(self.policy, self.config)
         work = updater.prepare(groups)
         constants = updater.constants(work, interrupt=lambda: None)
@@ -97,7 +100,8 @@ def main() -> None:
 
     rows = [row for row in read_rows(arguments.rows) if isinstance(row, Row)]
     proof = Proof(arguments.base, rows)
-    grading = Grading(parse_grader(json.loads(arguments.grader)), proof.renderer)
+    with on_behalf_of("proof"):
+        grading = Grading(parse_grader(json.loads(arguments.grader)), proof.renderer)
     by_function, groups = proof.gradient(grading.submit)
     grading.close()
     by_table, same = proof.gradient(look_up(table_of(groups)))

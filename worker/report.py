@@ -5,25 +5,29 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import artifacts
+from jobs import artifacts, disk
 from jobs.artifacts import ArtifactStore
 from jobs.datasets import Row
-from jobs.db import now, transaction
+from jobs.db import DATABASE_AWAY, now, transaction
+from jobs.graders import GraderSpec
 from jobs.models import Json
 from jobs.store import attempts, checkpoints, events, metrics
 from jobs.store.attempts import Claim
+from worker import openai_metrics
+from worker.behind import Behind
 from worker.grpo.types import Evaluation, Group, StepResult
 
 log = logging.getLogger(__name__)
 
-# A database that restarts is waited for; the lease decides whether the wait was too long.
+# A database that restarts is waited for, as a disk is that is full for a moment; the lease decides
+# whether the wait was too long.
 RETRY_SECONDS = 2.0
 MAX_RETRIES = 15
 KEPT_STATES = 2
@@ -31,43 +35,66 @@ MAX_SAMPLES_A_STEP = 64
 
 
 class Reporter:
-    """One attempt's pen. Raises LeaseLost as soon as the job is another attempt's."""
+    """One attempt's pen: what it is given is written in order, while the loop goes on.
+
+    A write that failed is raised by the next call: LeaseLost, once the job is another attempt's.
+    """
 
     def __init__(
-        self, sessions: sessionmaker[Session], store: ArtifactStore, claimed: Claim
+        self,
+        sessions: sessionmaker[Session],
+        store: ArtifactStore,
+        claimed: Claim,
+        grader: GraderSpec,
     ) -> None:
         self.sessions = sessions
         self.store = store
         self.claimed = claimed
+        self.grader = grader
+        self._behind = Behind()
 
-    def step(self, result: StepResult, *, total_steps: int, seconds_left: float | None) -> Json:
-        """Write the step's metrics row, samples, counters and event in one transaction."""
-        row = metrics_row(result)
-        samples = [one for group in result.groups for one in _samples(group)][:MAX_SAMPLES_A_STEP]
+    def check(self) -> None:
+        """Raise what an earlier write raised."""
+        self._behind.check()
+
+    def wait(self) -> None:
+        """Return once everything is written."""
+        self._behind.wait()
+
+    def step(
+        self, result: StepResult, *, total_steps: int, seconds_left: float | None, spent: Json
+    ) -> Json:
+        """Have the step's metrics row, samples, counters and event written in one transaction.
+
+        A step that a resumed attempt redoes has its event already: there is one a step.
+        Returns the event's data: the row, OpenAI's nested forms, and its flat names always.
+        """
+        parts = openai_metrics.nested(result, self.grader)
+        row = {**metrics_row(result), **openai_metrics.error_columns(parts["errors"])}
+        always: Json = dict.fromkeys(openai_metrics.FLAT)
+        data = {"step": result.step, "total_steps": total_steps, **always, **row, **parts}
+        every = (one for group in result.groups for one in _samples(group))
+        samples = list(islice(every, MAX_SAMPLES_A_STEP))
 
         def write(session: Session) -> None:
-            counted: dict[str, Any] = {"step": result.step}
+            counted: dict[str, Any] = {"step": result.step, "spent": spent}
             if row.get("num_tokens") is not None:
                 counted["trained_tokens"] = int(row["num_tokens"])
             if seconds_left is not None:
                 counted["estimated_finish_at"] = now() + seconds_left
             attempts.fence(session, self.claimed, **counted)
             job_id, attempt = self.claimed.job_id, self.claimed.attempt
-            metrics.put(session, job_id, step=result.step, attempt=attempt, data=row)
+            is_first = metrics.put(session, job_id, step=result.step, attempt=attempt, data=row)
             if samples:
                 metrics.put_samples(
                     session, job_id, step=result.step, attempt=attempt, samples=samples
                 )
-            events.add(
-                session,
-                job_id,
-                _sentence(row, result.step, total_steps),
-                type="metrics",
-                data={"step": result.step, "total_steps": total_steps, **row},
-            )
+            if is_first:
+                sentence = _sentence(row, result.step, total_steps)
+                events.add(session, job_id, sentence, type="metrics", data=data)
 
-        self._committed(write)
-        return row
+        self._behind.do(lambda: self._committed(write))
+        return data
 
     def checkpoint(
         self,
@@ -77,7 +104,25 @@ class Reporter:
         write_state: Callable[[Path], None],
         row: Json,
     ) -> None:
-        """Publish adapter and training state of a finished step: bytes first, then the row."""
+        """Have adapter and training state of a finished step published, by writers of copies."""
+        self._behind.do(
+            lambda: self._publish(
+                step, write_adapter=write_adapter, write_state=write_state, row=row
+            )
+        )
+
+    def _publish(
+        self,
+        step: int,
+        *,
+        write_adapter: Callable[[Path], None],
+        write_state: Callable[[Path], None],
+        row: Json,
+    ) -> None:
+        """Bytes first, then the row.
+
+        Checkpoints and states that are not needed any more go: rows first, then their bytes.
+        """
         folder = f"jobs/{self.claimed.job_id}/attempt-{self.claimed.attempt}/step-{step}"
 
         def write(target: Path) -> None:
@@ -86,27 +131,30 @@ class Reporter:
                 writer(target / name)
             artifacts.pack(target / "adapter", target / "adapter.tar")
 
-        archive = self.store.publish(folder, write) / "adapter.tar"
+        archive = self._patiently(lambda: self.store.publish(folder, write)) / "adapter.tar"
+        # Before the transaction: reading a large archive must not keep the job's row locked.
+        digest, num_bytes = artifacts.sha256_of(archive), archive.stat().st_size
 
         def record(session: Session) -> list[str]:
-            attempts.fence(session, self.claimed, num_losses=0)
+            attempts.fence(session, self.claimed, num_losses=0, lost=None)
             checkpoints.put(
                 session,
                 self.claimed.job_id,
                 step=step,
                 attempt=self.claimed.attempt,
                 folder=folder,
-                archive_sha256=artifacts.sha256_of(archive),
-                archive_bytes=archive.stat().st_size,
+                archive_sha256=digest,
+                archive_bytes=num_bytes,
                 metrics=_checkpoint_metrics(step, row),
             )
             old = checkpoints.resumable(session, self.claimed.job_id)[KEPT_STATES:]
             for checkpoint in old:
                 checkpoints.forget_state(session, checkpoint.id)
-            return [checkpoint.folder for checkpoint in old]
+            retired = [one.folder for one in checkpoints.retire(session, self.claimed.job_id)]
+            return [f"{one.folder}/state" for one in old] + retired
 
-        for forgotten in self._committed(record):
-            self.store.remove(f"{forgotten}/state")
+        for unneeded in self._committed(record):
+            self.store.remove(unneeded)
 
     def note(self, message: str, *, level: str = "info", **values: Any) -> None:
         """Add an event and set columns of the job's row."""
@@ -115,21 +163,37 @@ class Reporter:
             attempts.fence(session, self.claimed, **values)
             events.add(session, self.claimed.job_id, message, level=level)
 
-        self._committed(write)
+        self._behind.do(lambda: self._committed(write))
+
+    def note_spent(self, spent: Json) -> None:
+        """Store what the job has spent of its limits."""
+        self._behind.do(
+            lambda: self._committed(
+                lambda session: attempts.fence(session, self.claimed, spent=spent)
+            )
+        )
 
     def resolve(self, resolved: Json) -> None:
-        """Store what the first attempt decided, for every later one."""
+        """Store what the first attempt decided, for every later one. It is written at once."""
         self._committed(lambda session: attempts.fence(session, self.claimed, resolved=resolved))
 
     def _committed(self, write: Callable[[Session], Any]) -> Any:
+        def work() -> Any:
+            with transaction(self.sessions) as session:
+                return write(session)
+
+        return self._patiently(work)
+
+    def _patiently(self, work: Callable[[], Any]) -> Any:
+        """Do it, again where the database is away for a moment or a disk is full."""
         for retry in range(MAX_RETRIES):
             try:
-                with transaction(self.sessions) as session:
-                    return write(session)
-            except OperationalError as error:
-                if retry == MAX_RETRIES - 1:
+                return work()
+            except Exception as error:
+                is_passing = isinstance(error, DATABASE_AWAY) or disk.is_full(error)
+                if not is_passing or retry == MAX_RETRIES - 1:
                     raise
-                log.warning("the database did not take a write, trying again: %s", error)
+                log.warning("a write was not taken, trying again: %s", error)
                 time.sleep(RETRY_SECONDS)
         raise AssertionError("unreachable")
 
@@ -139,10 +203,7 @@ def metrics_row(result: StepResult) -> Json:
     numbers = {name: value for name, value in result.metrics.items() if value is not None}
     # JSON has no NaN; a database that keeps JSON would refuse the row.
     row: Json = {name: value for name, value in numbers.items() if math.isfinite(value)}
-    reward = row.get("reward")
-    if reward is not None:
-        row["train_reward_mean"] = row["train_mean_reward"] = reward
-        row["completion_tokens_mean"] = row.get("completions/mean_length")
+    row |= openai_metrics.flat(result)
     if result.evaluation is not None:
         row.update(_evaluation_row(result.evaluation))
     return row
@@ -150,22 +211,23 @@ def metrics_row(result: StepResult) -> Json:
 
 def _evaluation_row(evaluation: Evaluation) -> Json:
     return {
-        "valid_reward_mean": evaluation.reward,
-        "full_valid_mean_reward": evaluation.reward,
         "eval_num_rows": len(evaluation.rewards),
-        "eval_num_errors": sum(reward is None for reward in evaluation.rewards),
+        "eval_num_errors": sum(one.is_failed for one in evaluation.graded),
     }
 
 
-def _samples(group: Group) -> list[Json]:
+def _samples(group: Group) -> Iterator[Json]:
     row: Row = group.prompt.payload
-    return [
-        {
+    for rollout, graded, advantage in zip(
+        group.rollouts, group.graded, group.advantages, strict=True
+    ):
+        yield {
             "row": group.prompt.index,
             "messages": row.messages,
             "item": row.item,
             "sample_index": rollout.sample_index,
             "output_text": graded.text,
+            **({"output_tools": graded.tool_calls} if row.tools else {}),
             "reward": graded.reward,
             "components": graded.components,
             "errors": graded.errors,
@@ -173,10 +235,6 @@ def _samples(group: Group) -> list[Json]:
             "num_tokens": len(rollout.completion_ids),
             "finish_reason": rollout.finish_reason,
         }
-        for rollout, graded, advantage in zip(
-            group.rollouts, group.graded, group.advantages, strict=True
-        )
-    ]
 
 
 def _sentence(row: Json, step: int, total_steps: int) -> str:
@@ -185,16 +243,13 @@ def _sentence(row: Json, step: int, total_steps: int) -> str:
         parts.append(f" train mean reward={row['train_mean_reward']:.2f}")
     if row.get("full_valid_mean_reward") is not None:
         parts.append(f" full validation mean reward={row['full_valid_mean_reward']:.2f}")
+    if row.get("full_valid_mean_parse_error") is not None:
+        error = row["full_valid_mean_parse_error"]
+        parts.append(f" full validation mean parse error={error:.2f}")
     return ",".join(parts)
 
 
 def _checkpoint_metrics(step: int, row: Json) -> Json:
-    names = (
-        "train_reward_mean",
-        "train_mean_reward",
-        "valid_reward_mean",
-        "full_valid_mean_reward",
-        "completion_tokens_mean",
-        "loss",
-    )
-    return {"step": step, **{name: row.get(name) for name in names}}
+    """Both spellings of the rewards, and the names of OpenAI's checkpoints; null where unknown."""
+    flat = {name: row.get(name) for name in (*openai_metrics.FLAT, "loss")}
+    return {"step": step, **flat, "train_loss": row.get("loss"), "scores": row.get("scores")}

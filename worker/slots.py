@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.devices import visible_gpus
+from jobs.devices import Device, device_of, visible_gpus
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,15 @@ class Slot:
     lock_fd: int
     gpu: str | None
     """What CUDA_VISIBLE_DEVICES is set to for the trainer; None on a CPU machine."""
+    device: Device
 
 
 @contextmanager
-def free_slot(run_dir: Path) -> Iterator[Slot | None]:
-    """A slot nobody holds, for as long as the block runs; None when all are taken."""
-    folder = run_dir / "slots"
+def free_slot(folder: Path) -> Iterator[Slot | None]:
+    """A slot nobody holds, for as long as the block runs; None when all are taken.
+
+    The locks live in `folder`, which is this machine's alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     gpus = visible_gpus()
     for index in range(max(1, len(gpus))):
@@ -38,7 +41,8 @@ def free_slot(run_dir: Path) -> Iterator[Slot | None]:
             os.close(lock_fd)
             continue
         try:
-            yield Slot(index=index, lock_fd=lock_fd, gpu=gpus[index] if gpus else None)
+            gpu = gpus[index] if gpus else None
+            yield Slot(index=index, lock_fd=lock_fd, gpu=gpu, device=device_of(gpu))
         finally:
             os.close(lock_fd)
         return

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from jobs import disk, halving, results, retention
 from jobs.artifacts import ArtifactStore
-from jobs.db import connect, session_factory, transaction
+from jobs.db import DATABASE_AWAY, connect, session_factory, transaction
+from jobs.devices import Device, largest_device
 from jobs.errors import JobFailure, LeaseLost
 from jobs.models import Job
 from jobs.names import tuned_model
 from jobs.settings import Settings
 from jobs.status import Reason, Status
-from jobs.store import attempts, checkpoints, events
+from jobs.store import attempts, events, fitting, losses
 from jobs.store.attempts import Claim
+from worker.evidence import Evidence, disk_full
 from worker.slots import Slot, free_slot
 from worker.trainer_process import TrainerProcess, describe_exit
 from worker.validator import Validator
@@ -37,7 +40,7 @@ class Supervisor:
     def __init__(self, settings: Settings, *, is_stopping: Callable[[], bool]) -> None:
         self.settings = settings
         self.is_stopping = is_stopping
-        self.worker = f"{socket.gethostname()}:{os.getpid()}"
+        self.worker = f"{settings.worker_name}:{os.getpid()}"
         self.engine = connect(settings.sqlalchemy_url)
         self.sessions = session_factory(self.engine)
         self.validator = Validator(
@@ -48,11 +51,14 @@ class Supervisor:
         """Validate and run until nothing waits that this process can take."""
         try:
             self.validator.validate_all()
-            with free_slot(self.settings.run_dir) as slot:
+            with free_slot(self.settings.slots_dir) as slot:
                 if slot is None:
+                    # Busy with other jobs; what fits none of its devices should not wait to hear.
+                    with transaction(self.sessions) as session:
+                        self._decline(session, self._allowed(largest_device()))
                     return
                 while not self.is_stopping():
-                    claimed = self._claim()
+                    claimed = self._claim(slot)
                     if claimed is None:
                         return
                     Attempt(self, claimed, slot).run()
@@ -60,11 +66,28 @@ class Supervisor:
         finally:
             self.engine.dispose()
 
-    def _claim(self) -> Claim | None:
+    def _claim(self, slot: Slot) -> Claim | None:
+        device = self._allowed(slot.device)
         with transaction(self.sessions) as session:
-            return attempts.claim(
-                session, worker=self.worker, lease_seconds=self.settings.lease_seconds
+            claimed = attempts.claim(
+                session,
+                worker=self.worker,
+                lease_seconds=self.settings.lease_seconds,
+                device=device,
             )
+            if claimed is None:
+                self._decline(session, device)
+            return claimed
+
+    def _allowed(self, device: Device) -> Device:
+        """The device with no more memory than the operator lets jobs use."""
+        if self.settings.device_memory_gb is None:
+            return device
+        limit = int(self.settings.device_memory_gb * fitting.GB)
+        return replace(device, memory_bytes=min(limit, device.memory_bytes or limit))
+
+    def _decline(self, session: Session, device: Device) -> None:
+        fitting.decline(session, worker=self.settings.worker_name, device=device)
 
 
 class Attempt:
@@ -73,30 +96,36 @@ class Attempt:
     def __init__(self, supervisor: Supervisor, claimed: Claim, slot: Slot) -> None:
         self.settings = supervisor.settings
         self.sessions = supervisor.sessions
+        self.store = ArtifactStore(supervisor.settings.artifacts_dir)
         self.is_stopping = supervisor.is_stopping
         self.claimed = claimed
         self.slot = slot
         self.outcome: dict[str, Any] | None = None
         self.progress: dict[str, Any] = {}
+        self.evidence = Evidence()
         self.asked: str | None = None
         self.asked_at = 0.0
 
     def run(self) -> None:
-        folder = self.settings.logs_dir / "jobs" / self.claimed.job_id
-        trainer = TrainerProcess(
-            self.claimed, self.slot, log=folder / f"attempt-{self.claimed.attempt}.log"
-        )
-        log.info("%s attempt %d started", self.claimed.job_id, self.claimed.attempt)
         try:
-            loss = self._watch(trainer)
-            self._conclude(loss)
+            with contextlib.closing(self._start()) as trainer:
+                log.info("%s attempt %d started", self.claimed.job_id, self.claimed.attempt)
+                loss = self._watch(trainer)
+                self._conclude(loss)
         except LeaseLost as lost:
             log.warning("%s: stopping, %s", self.claimed.job_id, lost)
-        except OperationalError as error:
+        except DATABASE_AWAY as error:
             # The lease runs out by itself and another attempt takes over.
             log.error("%s: the database did not answer: %s", self.claimed.job_id, error)
-        finally:
-            trainer.close()
+        except OSError as error:
+            if not disk.is_full(error):
+                raise
+            self._wait(error)
+
+    def _start(self) -> TrainerProcess:
+        folder = self.settings.logs_dir / "jobs" / self.claimed.job_id
+        path = folder / f"attempt-{self.claimed.attempt}.log"
+        return TrainerProcess(self.claimed, self.slot, log=path)
 
     def _watch(self, trainer: TrainerProcess) -> JobFailure | None:
         """Renew until the trainer ends. Returns how it was lost, or None when it said an outcome.
@@ -107,22 +136,20 @@ class Attempt:
         while True:
             code = trainer.wait(self.settings.renew_seconds)
             self._hear(trainer)
+            self.evidence.oom_kills.look()
             if code is not None:
                 return self._lost(trainer, code)
             try:
                 self._renew(trainer)
                 renewed_at = time.monotonic()
-            except OperationalError:
+            except DATABASE_AWAY:
                 if time.monotonic() - renewed_at > self.settings.lease_seconds:
                     raise
                 log.exception("%s: the lease could not be renewed", self.claimed.job_id)
             silent = time.monotonic() - trainer.last_heard
             if silent > self.settings.progress_seconds:
                 trainer.kill()
-                return JobFailure(
-                    Reason.NO_PROGRESS,
-                    f"The trainer did nothing for {silent:.0f} seconds and was stopped.",
-                )
+                return self.evidence.no_progress(silent)
             if self.asked and time.monotonic() - self.asked_at > OBEY_SECONDS:
                 trainer.kill()
                 # Nothing published is lost: the job stands at its newest checkpoint.
@@ -134,7 +161,7 @@ class Attempt:
             if "outcome" in message:
                 self.outcome = message
             else:
-                self.progress.update(message)
+                self.progress.update(self.evidence.hear(message))
 
     def _renew(self, trainer: TrainerProcess) -> None:
         with transaction(self.sessions) as session:
@@ -168,31 +195,65 @@ class Attempt:
     def _lost(self, trainer: TrainerProcess, code: int) -> JobFailure | None:
         if self.outcome is not None:
             return None
-        evidence = trainer.evidence()
-        log.error("%s: the trainer %s\n%s", self.claimed.job_id, describe_exit(code), evidence)
-        said = f": {_last_line(evidence)}" if code > 0 else ""
-        return JobFailure(
-            Reason.TRAINER_CRASHED, f"The trainer process {describe_exit(code)}{said}."
-        )
+        said = trainer.evidence()
+        log.error("%s: the trainer %s\n%s", self.claimed.job_id, describe_exit(code), said)
+        return self.evidence.crash(code, _last_line(said))
 
     def _conclude(self, loss: JobFailure | None) -> None:
         claimed = self.claimed
         with transaction(self.sessions) as session:
             if loss is not None:
-                attempts.lose(session, claimed, loss, max_losses=self.settings.max_losses)
+                self._lose(session, loss)
+            else:
+                self._record(session, self.outcome or {})
+            results.write_if_over(session, self.store, claimed.job_id)
+        retention.release(self.sessions, self.store, claimed.job_id)
+
+    def _lose(self, session: Session, loss: JobFailure) -> None:
+        """A trainer that the kernel ended for memory is followed by one that does less at a time.
+
+        On a GPU less at a time is not less of the machine's own memory.
+        """
+        resolved = session.get_one(Job, self.claimed.job_id).resolved
+        is_for_size = (
+            loss.reason is Reason.OUT_OF_MEMORY
+            and resolved.get("machine", {}).get("device") == "cpu"
+            and self.evidence.grows_with_sizes()
+        )
+        if is_for_size:
+            halved = halving.halved(resolved)
+            if halved is not None:
+                losses.shrink(session, self.claimed, loss, halved)
                 return
-            said = self.outcome or {}
-            match said["outcome"]:
-                case "succeeded":
-                    self._succeed(session, said["verdict"])
-                case "failed":
-                    failure = JobFailure(
-                        Reason(said["reason"]), said["message"], param=said.get("param")
-                    )
-                    attempts.fail(session, claimed, failure)
-                case "stopped":
-                    attempts.stopped(session, claimed)
-        self._tidy()
+            loss = self.evidence.alone(loss, resolved)
+        losses.lose(session, self.claimed, loss, max_losses=self.settings.max_losses)
+
+    def _wait(self, error: OSError) -> None:
+        """This end of the attempt could not write: what it saved stays, and the rest waits."""
+        log.error("%s: the disk is full: %s", self.claimed.job_id, error)
+        try:
+            with transaction(self.sessions) as session:
+                losses.wait(session, self.claimed, disk_full(error))
+        except (LeaseLost, *DATABASE_AWAY) as away:
+            # The lease runs out by itself.
+            log.error("%s: nor can the database be written: %s", self.claimed.job_id, away)
+
+    def _record(self, session: Session, said: dict[str, Any]) -> None:
+        match said["outcome"]:
+            case "succeeded":
+                self._succeed(session, said["verdict"])
+            case "failed":
+                failure = JobFailure(
+                    Reason(said["reason"]), said["message"], param=said.get("param")
+                )
+                if failure.reason is Reason.DISK_FULL:
+                    losses.wait(session, self.claimed, failure)
+                else:
+                    attempts.fail(session, self.claimed, failure)
+            case "stopped":
+                attempts.stopped(session, self.claimed)
+            case "limit_reached":
+                attempts.limited(session, self.claimed, said["message"])
 
     def _succeed(self, session: Session, verdict: str) -> None:
         attempts.conclude(session, self.claimed, Status.SUCCEEDED, reason=None, verdict=verdict)
@@ -201,13 +262,6 @@ class Attempt:
         name = tuned_model(job)
         events.add(session, self.claimed.job_id, f"New fine-tuned model created: {name}")
         events.add(session, self.claimed.job_id, "The job has successfully completed")
-
-    def _tidy(self) -> None:
-        """Remove what attempts left behind that no checkpoint's row names."""
-        store = ArtifactStore(self.settings.artifacts_dir)
-        with transaction(self.sessions) as session:
-            kept = checkpoints.folders(session, self.claimed.job_id)
-        store.keep_only(f"jobs/{self.claimed.job_id}", kept)
 
 
 def _last_line(text: str) -> str:

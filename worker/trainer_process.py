@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from jobs.store.attempts import Claim
 from worker.slots import Slot
+from worker.start import start
 
 COMMAND = (sys.executable, "-m", "worker.train")
 EVIDENCE_LINES = 15
@@ -34,26 +34,25 @@ class TrainerProcess:
         self.log = log
         self.last_heard = time.monotonic()
         self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        env = dict(os.environ)
-        if slot.gpu is not None:
-            env["CUDA_VISIBLE_DEVICES"] = slot.gpu
-        command = [*COMMAND, claimed.job_id, str(claimed.attempt)]
-        with log.open("ab") as stderr:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=env,
-                pass_fds=(slot.lock_fd,),
-                start_new_session=True,
+        # A CPU slot's trainer sees no GPU: what was counted and forecast is the machine's memory.
+        environ = {**os.environ, "CUDA_VISIBLE_DEVICES": slot.gpu or ""}
+        stdin, requests = os.pipe()
+        said, stdout = os.pipe()
+        self._requests, self._said = os.fdopen(requests, "wb", 0), os.fdopen(said, "rb")
+        with os.fdopen(stdin, "rb"), os.fdopen(stdout, "wb"), log.open("ab") as stderr:
+            self._process = start(
+                [*COMMAND, claimed.job_id, str(claimed.attempt)],
+                environ=environ,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr.fileno(),
+                keep=(slot.lock_fd,),
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._said:
             try:
                 message = json.loads(line)
             except ValueError:
@@ -72,37 +71,27 @@ class TrainerProcess:
 
     def ask(self, request: str) -> None:
         """Send `cancel`, `pause` or `release`; a process that is already gone hears nothing."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(request.encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.write(request.encode() + b"\n")
 
     def wait(self, seconds: float) -> int | None:
         """Its exit code, or None when it still runs after that long."""
-        try:
-            code = self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
-        self._reader.join(timeout=5)
+        code = self._process.wait(seconds)
+        if code is not None:
+            self._reader.join(timeout=5)
         return code
 
     def kill(self) -> None:
         """End it and everything it started, now."""
-        with contextlib.suppress(ProcessLookupError):  # it had ended by itself
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.kill()
         self._reader.join(timeout=5)
 
     def close(self) -> None:
         """Leave nothing behind: no process, no pipe."""
-        if self._process.poll() is None:
+        if self._process.wait(0) is None:
             self.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):  # a dead process reads no buffered rest
-                pipe.close()
+        self._requests.close()
+        self._said.close()
 
     def evidence(self) -> str:
         """The end of its log, for the person who has to find out why it died."""
@@ -115,8 +104,9 @@ class TrainerProcess:
 
 def describe_exit(code: int) -> str:
     """An exit code in words."""
-    if code >= 0:
-        return f"exited with code {code}"
-    name = signal.Signals(-code).name
-    hint = " (often the kernel's out-of-memory killer)" if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint}"
+    return f"exited with code {code}" if code >= 0 else f"was killed by {exit_name(code)}"
+
+
+def exit_name(code: int) -> str:
+    """How a process ended, in a word: `code 1`, or the name of a signal."""
+    return f"code {code}" if code >= 0 else signal.Signals(-code).name

@@ -7,6 +7,11 @@ resolves what can be resolved and moves the job to `queued`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -22,11 +27,12 @@ from jobs.settings import Settings, get_settings
 from jobs.spec import JobSpec
 from jobs.status import Reason, Status
 from jobs.store import validation
-from worker import hub
+from worker import forecast, hub, row_faults
+from worker.grader_memory import grader_bytes
+from worker.grader_models import TrainerModels
+from worker.job_grading import grader_of, means_here
 from worker.process_tie import die_with_parent
-from worker.prompts import PromptRenderer
-
-MAX_FAULTS_SHOWN = 20
+from worker.prompts import PromptRenderer, renderer_of
 
 
 def validate(job_id: str, settings: Settings, sessions: sessionmaker[Session]) -> None:
@@ -42,15 +48,27 @@ def validate(job_id: str, settings: Settings, sessions: sessionmaker[Session]) -
             validation.refuse(session, job_id, failure)
         return
     with transaction(sessions) as session:
-        total_steps = resolved["hyperparameters"]["max_steps"]
-        validation.admit(session, job_id, resolved=resolved, total_steps=total_steps)
+        validation.admit(
+            session,
+            job_id,
+            resolved=resolved,
+            total_steps=resolved["hyperparameters"]["max_steps"],
+            memory_cpu_bytes=resolved["memory"]["cpu"]["least"],
+            memory_cuda_bytes=resolved["memory"]["cuda"]["least"],
+        )
 
 
 def _resolved(job: Job, settings: Settings, sessions: sessionmaker[Session]) -> dict[str, Any]:
     spec = JobSpec.model_validate(job.spec)
     pinned = hub.pin(job.model, settings)
-    renderer = PromptRenderer(hub.tokenizer_folder(pinned, settings))
-    check = FileCheck(spec, renderer, settings, sessions)
+    folder = hub.tokenizer_folder(pinned, settings)
+    renderer = renderer_of(spec, folder)
+    with closing(FileCheck(job, renderer, settings, sessions)) as check:
+        return {"model": pinned, **_with_files(check, job, spec, folder)}
+
+
+def _with_files(check: FileCheck, job: Job, spec: JobSpec, folder: Path) -> dict[str, Any]:
+    settings, context_length = check.settings, check.renderer.context_length
     training = check.file(job.training_file, "training_file", Reason.INVALID_TRAINING_FILE)
     held_out: dict[str, Any] | None = None
     if job.validation_file:
@@ -65,26 +83,46 @@ def _resolved(job: Job, settings: Settings, sessions: sessionmaker[Session]) -> 
         model_learning_rate=known.learning_rate,
     )
     longest = max(part["longest_prompt_tokens"] for part in (training, held_out) if part)
-    _check_room(hyperparameters["max_completion_tokens"], longest, renderer.context_length)
+    _check_room(hyperparameters["max_completion_tokens"], longest, check.renderer)
+    shape = forecast.Shape(folder)
+    memory = {
+        device: asdict(
+            forecast.forecast(
+                shape,
+                hyperparameters,
+                longest_prompt_tokens=longest,
+                context_length=context_length,
+                device=device,
+                grader_bytes=grader_bytes(check.grader, check.means, settings, device=device),
+            )
+        )
+        for device in ("cpu", "cuda")
+    }
     return {
-        "model": pinned,
-        "context_length": renderer.context_length,
+        "context_length": context_length,
         "longest_prompt_tokens": longest,
         "training": training,
         "validation": held_out,
         "hyperparameters": hyperparameters,
+        "memory": memory,
     }
 
 
-def _check_room(max_completion_tokens: int | str, longest: int, context: int) -> None:
+def _check_room(max_completion_tokens: int | str, longest: int, renderer: PromptRenderer) -> None:
+    context = renderer.context_length
     if isinstance(max_completion_tokens, int) and longest + max_completion_tokens > context:
         raise JobFailure(
             Reason.INVALID_HYPERPARAMETERS,
             f"The longest prompt has {longest} tokens, and with max_completion_tokens "
-            f"{max_completion_tokens} that is beyond the model's context of {context}: "
-            f"{context - longest} tokens of completion would fit.",
+            f"{max_completion_tokens} that is beyond the model's context of "
+            f"{context}{renderer.context_note}: {context - longest} tokens of completion would "
+            "fit.",
             param="method.reinforcement.hyperparameters.max_completion_tokens",
         )
+
+
+# Rows that a grader is asked about together.
+_BATCH = 192
 
 
 class FileCheck:
@@ -92,15 +130,22 @@ class FileCheck:
 
     def __init__(
         self,
-        spec: JobSpec,
+        job: Job,
         renderer: PromptRenderer,
         settings: Settings,
         sessions: sessionmaker[Session],
     ) -> None:
-        self.grader = spec.grader()
+        spec = JobSpec.model_validate(job.spec)
+        self.means = means_here(TrainerModels(settings))
+        self.grader = grader_of(spec, self.means, job.project_id)
         self.renderer = renderer
         self.store = ArtifactStore(settings.artifacts_dir)
         self.sessions = sessions
+        self.settings = settings
+
+    def close(self) -> None:
+        """End what the grader's checks started."""
+        self.means.close()
 
     def file(self, file_id: str, param: str, reason: Reason) -> dict[str, Any]:
         """What is known of a good file. Raises JobFailure with the lines of a bad one."""
@@ -111,14 +156,17 @@ class FileCheck:
             raise JobFailure(reason, f"The file {file_id} is no longer there.", param=param)
         faults: list[RowFault] = []
         lengths: list[int] = []
-        for row in read_rows(path):
-            checked = self._row(row) if isinstance(row, Row) else row
-            if isinstance(checked, RowFault):
-                faults.append(checked)
-            else:
-                lengths.append(checked)
+        rows = read_rows(path)
+        while batch := list(islice(rows, _BATCH)):
+            for checked in self._checked(batch):
+                if isinstance(checked, RowFault):
+                    faults.append(checked)
+                else:
+                    lengths.append(checked)
         if faults:
-            raise JobFailure(reason, _sentence(record.filename, faults), param=param)
+            told = row_faults.told(faults)
+            message = row_faults.sentence(record.filename, faults)
+            raise JobFailure(reason, message, param=param, data={"file": file_id, "faults": told})
         if not lengths:
             raise JobFailure(reason, f"The file {record.filename} has no rows.", param=param)
         return {
@@ -128,30 +176,42 @@ class FileCheck:
             "longest_prompt_tokens": max(lengths),
         }
 
-    def _row(self, row: Row) -> int | RowFault:
-        """The prompt's length in tokens, or what is wrong with the row."""
-        missing = self.grader.missing_item_paths(row.item)
+    def _checked(self, batch: Sequence[Row | RowFault]) -> Iterator[int | RowFault]:
+        """Of each row the prompt's length in tokens, or what is wrong with it."""
+        faults = [self._without_fields(row) if isinstance(row, Row) else row for row in batch]
+        pairs = list(zip(batch, faults, strict=True))
+        whole = [row.graded for row, fault in pairs if isinstance(row, Row) and fault is None]
+        problems = iter(self.grader.row_problems(whole))
+        for row, fault in pairs:
+            if isinstance(row, RowFault):
+                yield row
+            elif fault is not None:
+                yield fault
+            elif problem := next(problems):
+                yield RowFault(row.line, f"the grader cannot use it: {problem}")
+            else:
+                yield self._length(row)
+
+    def _without_fields(self, row: Row) -> RowFault | None:
+        missing = self.grader.missing_item_paths(row.graded)
         if missing:
             named = ", ".join(f"'{path}'" for path in missing)
             return RowFault(row.line, f"the grader reads {named}, which this row does not have")
+        return None
+
+    def _length(self, row: Row) -> int | RowFault:
         try:
-            length = len(self.renderer.ids(row.messages))
+            length = len(self.renderer.ids(row.messages, row.tools))
         except ValueError as error:
             return RowFault(row.line, str(error))
         if length >= self.renderer.context_length:
             return RowFault(
                 row.line,
                 f"the prompt has {length} tokens and the model's context "
-                f"{self.renderer.context_length}: no room is left for an answer",
+                f"{self.renderer.context_length}{self.renderer.context_note}: no room is left for "
+                "an answer",
             )
         return length
-
-
-def _sentence(filename: str, faults: list[RowFault]) -> str:
-    shown = "; ".join(str(fault) for fault in faults[:MAX_FAULTS_SHOWN])
-    more = len(faults) - MAX_FAULTS_SHOWN
-    count = "1 row" if len(faults) == 1 else f"{len(faults)} rows"
-    return f"{filename}: {count} cannot be used. {shown}" + (f"; and {more} more" * (more > 0))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ A user's file must not be able to take the worker with it.
 from __future__ import annotations
 
 import logging
-import subprocess
+import os
 import sys
 import tempfile
 import time
@@ -20,6 +20,7 @@ from jobs.errors import JobFailure
 from jobs.settings import Settings
 from jobs.status import Reason
 from jobs.store import validation
+from worker.start import Process, start
 from worker.trainer_process import describe_exit
 
 log = logging.getLogger(__name__)
@@ -67,25 +68,24 @@ class Validator:
 
     def _run(self, job_id: str) -> str | None:
         """Why validation cannot be finished, or None: it said its result, or another try may."""
-        with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(
+        with tempfile.TemporaryFile("w+") as errors, open(os.devnull, "r+b") as nothing:
+            process = start(
                 [*COMMAND, job_id],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
+                environ=os.environ,
+                stdin=nothing.fileno(),
+                stdout=nothing.fileno(),
+                stderr=errors.fileno(),
             )
             try:
                 return self._wait(job_id, process, errors)
             finally:
                 process.kill()
-                process.wait()
 
-    def _wait(self, job_id: str, process: subprocess.Popen[bytes], errors: IO[str]) -> str | None:
+    def _wait(self, job_id: str, process: Process, errors: IO[str]) -> str | None:
         started = time.monotonic()
         while not self.is_stopping():
-            try:
-                code = process.wait(self.settings.renew_seconds)
-            except subprocess.TimeoutExpired:
+            code = process.wait(self.settings.renew_seconds)
+            if code is None:
                 if time.monotonic() - started > VALIDATION_SECONDS:
                     return f"Reading the files took longer than {VALIDATION_SECONDS:.0f} seconds."
                 if not self._renew(job_id):

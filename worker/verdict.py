@@ -1,39 +1,32 @@
-"""Did it learn: the held-out rewards after the job against those before it, row by row."""
+"""Did it learn: one word from how much better the held-out rows are rewarded than before."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-NUM_RESAMPLES = 2000
-CONFIDENCE = 0.95
+from worker.grpo.lift import MIN_PAIRS
+
+RANKS_ONLY = (
+    "The grader ranks the answers to one prompt against each other, so that the rewards of two "
+    "evaluations cannot be compared: the verdict is 'unknown'. Compare the adapter's answers with "
+    "the base model's to see what it learned."
+)
+TOO_FEW_PAIRS = (
+    f"Fewer than {MIN_PAIRS} held-out rows were scored both before and after the training, too few "
+    "to tell a gain from chance: the verdict is 'unknown'. Give the job a validation file of more "
+    "rows, and see that their grades do not fail."
+)
 
 
-def paired_interval(
-    before: Sequence[float | None], after: Sequence[float | None], *, seed: int = 0
-) -> tuple[float, float] | None:
-    """The 95 % bootstrap interval of the mean difference over rows scored both times.
+def verdict(lift: Mapping[str, float | None] | None) -> str:
+    """`improved`, `no_change`, `worse`, or `unknown` where too few held-out rows were scored twice.
 
-    Efron & Tibshirani, An Introduction to the Bootstrap (1993), section 13.3 (percentiles).
-    None when no row was scored both times.
+    A change counts when the whole interval of the lift lies on one side of 0. Below `MIN_PAIRS`
+    rows there is no interval.
     """
-    pairs = zip(before, after, strict=True)
-    differences = [new - old for old, new in pairs if old is not None and new is not None]
-    if not differences:
-        return None
-    draw = random.Random(seed)
-    count = len(differences)
-    means = sorted(sum(draw.choices(differences, k=count)) / count for _ in range(NUM_RESAMPLES))
-    tail = (1 - CONFIDENCE) / 2
-    return means[int(tail * NUM_RESAMPLES)], means[int((1 - tail) * NUM_RESAMPLES) - 1]
-
-
-def verdict(before: Sequence[float | None] | None, after: Sequence[float | None] | None) -> str:
-    """`improved`, `no_change`, `worse`, or `unknown` where no held-out rows were scored."""
-    interval = paired_interval(before, after) if before and after else None
-    if interval is None:
+    low, high = (lift["low"], lift["high"]) if lift else (None, None)
+    if low is None or high is None:
         return "unknown"
-    low, high = interval
     if low > 0:
         return "improved"
     return "worse" if high < 0 else "no_change"

@@ -2,35 +2,16 @@
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.errors import GraderInvalid
 from jobs.graders.base import GraderSpec
-from jobs.graders.length import SoftOverlong
 
 _MAX_SHOWN_CHARS = 80
 _MAX_MESSAGE_CHARS = 400
-# Types that people send and that this server knows of but does not run.
-REFUSED = {
-    "python": (
-        "a python grader runs its author's code, and this server has no sandbox to run it in "
-        "safely: use the other types, for example regex or multi"
-    ),
-    **{
-        kind: f"the grader type {kind!r} is not available on this server yet"
-        for kind in (
-            "score_model",
-            "label_model",
-            "endpoint",
-            "json_schema",
-            "math",
-            "reasoning_gym",
-            "reward_model",
-            "ruler",
-        )
-    },
-}
+# Of an endpoint: they may carry its owner's keys, and errors are kept and read by others.
+_SECRETS = frozenset({"url", "headers"})
 
 
 def first_problem(error: ValidationError, types: Mapping[str, type[GraderSpec]]) -> GraderInvalid:
@@ -51,11 +32,16 @@ def _place(loc: tuple[int | str, ...]) -> tuple[list[str], str]:
     pydantic puts each grader's type into the path as a step: ("multi", "graders", "exact",
     "regex", "pattern") is graders.exact.pattern, in a regex grader.
     """
-    path = [_shown(str(step)) for step in loc]
+    path = [_shown(str(step)) for step in loc if not _is_branch(step)]
     kind = path.pop(0) if path else ""
     if path[:1] == ["graders"] and len(path) > 2:
         kind = path.pop(2)
     return path, kind
+
+
+def _is_branch(step: int | str) -> bool:
+    """Of a union, pydantic also says which member it tried; a user's path has no such step."""
+    return isinstance(step, str) and (step.endswith(("]", "Part")) or step == "union")
 
 
 def _message(
@@ -79,14 +65,16 @@ def _message(
     elif problem == "too_short":
         reason = "must not be empty"
     else:
-        reason = finding["msg"].removeprefix("Input ") + f", not {_kind_of(finding['input'])}"
+        reason = finding["msg"].removeprefix("Input ")
+        if not (kind == "endpoint" and _SECRETS.intersection(path)):
+            reason += f", not {_kind_of(finding['input'])}"
     return f"{where}: {reason}" if where else f"{kind} grader: {reason}"
 
 
 def _unknown_type(tag: object, where: str, types: Mapping[str, type[GraderSpec]]) -> str:
     prefix = f"{where}: " if where else ""
-    if isinstance(tag, str) and tag in REFUSED:
-        return prefix + REFUSED[tag]
+    if tag == "label_model":
+        return prefix + "a label_model grader stands only inside a multi grader"
     if tag == "multi":
         return prefix + "a multi grader cannot hold another multi grader"
     known = ", ".join(types)
@@ -95,10 +83,9 @@ def _unknown_type(tag: object, where: str, types: Mapping[str, type[GraderSpec]]
     return prefix + f"unknown grader type {_shown(str(tag))!r}: the types are {known}"
 
 
-def _fields_at(spec: type[BaseModel], path: list[str]) -> list[str]:
-    if path[-2:-1] == ["soft_overlong"]:
-        spec = SoftOverlong
-    return list(spec.model_fields)
+def _fields_at(spec: type[GraderSpec], path: list[str]) -> list[str]:
+    inner = [spec.nested[step] for step in path[:-1] if step in spec.nested]
+    return list((inner[-1] if inner else spec).model_fields)
 
 
 def _kind_of(value: object) -> str:

@@ -1,7 +1,7 @@
 """length: reward an answer for its length in words, characters or tokens."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -42,6 +42,8 @@ class Length(ScoredGrader):
     Words are what whitespace separates, characters are Unicode code points, tokens are those the
     model sampled, reasoning included.
     """
+
+    nested: ClassVar = {"soft_overlong": SoftOverlong}
 
     type: Literal["length"]
     input: Template = OUTPUT_TEXT

@@ -37,17 +37,31 @@ class Number(ScoredGrader):
 
     def score(self, sample: Sample, item: Mapping[str, Any]) -> float:
         """1.0 or 0.0; an input without a number gets 0.0, such a reference is a failure."""
+        expected = self._expected(sample, item)
+        numbers = _NUMBER.findall(_ascii_minus(self.input.render(sample, item)))
+        if not numbers:
+            return 0.0
+        allowed = max(self.tolerance, self.relative_tolerance * abs(expected))
+        return float(abs(_value(numbers[-1]) - expected) <= allowed)
+
+    def row_problem(self, item: Mapping[str, Any]) -> str | None:
+        """A reference that the row alone makes, and that is no number."""
+        if self.reference.reads_sample:
+            return None
+        try:
+            self._expected(Sample(""), item)
+        except GradeFailure as failure:
+            return failure.detail
+        return None
+
+    def _expected(self, sample: Sample, item: Mapping[str, Any]) -> float:
         reference = self.reference.render(sample, item)
         match = _NUMBER.fullmatch(_ascii_minus(reference).strip())
         if match is None or not math.isfinite(expected := _value(match[0])):
             raise GradeFailure(
                 "invalid_variable_error", f"the reference {reference[:40]!r} is not a number"
             )
-        numbers = _NUMBER.findall(_ascii_minus(self.input.render(sample, item)))
-        if not numbers:
-            return 0.0
-        allowed = max(self.tolerance, self.relative_tolerance * abs(expected))
-        return float(abs(_value(numbers[-1]) - expected) <= allowed)
+        return expected
 
 
 def _value(text: str) -> float:

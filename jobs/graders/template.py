@@ -149,6 +149,22 @@ class Template:
             texts.append(text)
         return "".join(texts)
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it holds no placeholder."""
+        return all(isinstance(part, str) for part in self._parts)
+
+    @property
+    def reads_sample(self) -> bool:
+        """Whether the answer decides what it renders to, and not the row alone."""
+        return any(isinstance(part, _Variable) and not part.is_item for part in self._parts)
+
+    @property
+    def beginning(self) -> str:
+        """The text before the first placeholder."""
+        first = self._parts[0] if self._parts else ""
+        return first if isinstance(first, str) else ""
+
     def item_paths(self) -> set[str]:
         """The row fields that the template reads, such as `answer` or `meta.tags[0]`."""
         variables = (part for part in self._parts if isinstance(part, _Variable))

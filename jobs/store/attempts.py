@@ -13,12 +13,12 @@ from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from jobs.db import now
+from jobs.devices import Device
 from jobs.errors import JobFailure, LeaseLost
 from jobs.models import Job
 from jobs.status import HELD, Phase, Reason, Status
-from jobs.store import events, jobs
-
-BACKOFF_SECONDS = (1.0, 5.0, 30.0)
+from jobs.store import answers, events, fitting, jobs
+from jobs.store.clocks import has_come, lease_has_ended, was_not_rung_within
 
 RELEASED: dict[str, Any] = {"lease_owner": None, "lease_expires_at": None, "phase": None}
 
@@ -39,11 +39,16 @@ class Requests:
     is_pause: bool
 
 
-def claim(session: Session, *, worker: str, lease_seconds: float) -> Claim | None:
-    """Take the next queued job: highest priority, then oldest. None when nothing can be taken."""
+def claim(
+    session: Session, *, worker: str, lease_seconds: float, device: Device = fitting.ANY_DEVICE
+) -> Claim | None:
+    """Take the next queued job that fits the device: highest priority, then oldest.
+
+    None when nothing can be taken.
+    """
     candidate = (
         select(Job.id)
-        .where(Job.status == Status.QUEUED, Job.claimable_at <= now())
+        .where(Job.status == Status.QUEUED, has_come(Job.claimable_at), fitting.fits(device))
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -59,6 +64,7 @@ def claim(session: Session, *, worker: str, lease_seconds: float) -> Claim | Non
             lease_expires_at=now() + lease_seconds,
             phase=Phase.LOADING,
             reason=None,
+            turned_away=None,
             started_at=func.coalesce(Job.started_at, now()),
         )
         .returning(Job.id, Job.attempt)
@@ -82,7 +88,7 @@ def fence(session: Session, claimed: Claim, **values: Any) -> None:
     """
     statement = (
         update(Job)
-        .where(*_is_held_by(claimed))
+        .where(*is_held_by(claimed))
         .values(values or {"attempt": claimed.attempt})
         .returning(Job.id)
         .execution_options(synchronize_session=False)
@@ -95,7 +101,7 @@ def renew(session: Session, claimed: Claim, *, lease_seconds: float, **values: A
     """Extend the lease and hear the owner's requests in the same statement. Raises LeaseLost."""
     statement = (
         update(Job)
-        .where(*_is_held_by(claimed))
+        .where(*is_held_by(claimed))
         .values(lease_expires_at=now() + lease_seconds, **values)
         .returning(Job.cancel_requested_at, Job.pause_requested_at)
         .execution_options(synchronize_session=False)
@@ -113,11 +119,12 @@ def conclude(session: Session, claimed: Claim, target: Status, **values: Any) ->
     """End the attempt: a terminal state, or paused. Raises LeaseLost."""
     if target is not Status.PAUSED:
         values.setdefault("finished_at", now())
+        answers.forget(session, claimed.job_id)
     moved = jobs.move(
         session,
         claimed.job_id,
         target,
-        where=_is_held_by(claimed),
+        where=is_held_by(claimed),
         **RELEASED,
         **values,
     )
@@ -135,54 +142,7 @@ def fail(session: Session, claimed: Claim, failure: JobFailure) -> None:
         error_message=failure.message,
         error_param=failure.param,
     )
-    events.add(session, claimed.job_id, failure.message, level="error")
-
-
-def lose(session: Session, claimed: Claim, loss: JobFailure, *, max_losses: int) -> Status:
-    """An attempt was lost to the machine room: requeue the job, or end it when that was the last.
-
-    A job whose owner asked to cancel or pause gets that instead. Raises LeaseLost.
-    """
-    job = session.get(Job, claimed.job_id, populate_existing=True)
-    if job is None or job.attempt != claimed.attempt or job.status not in HELD:
-        raise LeaseLost(f"attempt {claimed.attempt} no longer holds {claimed.job_id}")
-    if job.cancel_requested_at is not None:
-        conclude(session, claimed, Status.CANCELLED, reason=Reason.CANCELLED_BY_USER)
-        events.add(session, job.id, "Fine-tuning job cancelled")
-        return Status.CANCELLED
-    if job.status == Status.PAUSING:
-        conclude(session, claimed, Status.PAUSED, reason=Reason.PAUSED_BY_USER)
-        events.add(session, job.id, f"Fine-tuning job paused ({loss.message})")
-        return Status.PAUSED
-    num_losses = job.num_losses + 1
-    if num_losses >= max_losses:
-        failure = JobFailure(
-            loss.reason,
-            f"{loss.message} This was attempt {claimed.attempt}; {num_losses} attempts in a row "
-            "ended like this with no training state saved between, so the job is not retried.",
-        )
-        fail(session, claimed, failure)
-        return Status.FAILED
-    delay = BACKOFF_SECONDS[min(num_losses, len(BACKOFF_SECONDS)) - 1]
-    moved = jobs.move(
-        session,
-        job.id,
-        Status.QUEUED,
-        where=_is_held_by(claimed),
-        **RELEASED,
-        num_losses=num_losses,
-        claimable_at=now() + delay,
-        rung_at=None,
-    )
-    if not moved:
-        raise LeaseLost(f"attempt {claimed.attempt} no longer holds {claimed.job_id}")
-    events.add(
-        session,
-        job.id,
-        f"{loss.message} The job is queued again and goes on from its last saved state.",
-        level="warn",
-    )
-    return Status.QUEUED
+    events.add(session, claimed.job_id, failure.message, level="error", data=failure.data)
 
 
 def stopped(session: Session, claimed: Claim) -> Status:
@@ -191,7 +151,7 @@ def stopped(session: Session, claimed: Claim) -> Status:
     Cancel wins over pause; with neither, its worker is shutting down and another goes on.
     Raises LeaseLost.
     """
-    held = _is_held_by(claimed)
+    held = is_held_by(claimed)
     cancelled = {"reason": Reason.CANCELLED_BY_USER, "finished_at": now()}
     ends: tuple[tuple[Status, tuple[Any, ...], dict[str, Any], str], ...] = (
         (
@@ -215,9 +175,37 @@ def stopped(session: Session, claimed: Claim) -> Status:
     raise LeaseLost(f"attempt {claimed.attempt} no longer holds {claimed.job_id}")
 
 
+def limited(session: Session, claimed: Claim, message: str) -> Status:
+    """The attempt reached a limit of the job's, saved its state and stopped: the job is paused.
+
+    Cancel wins. Raises LeaseLost.
+    """
+    held = is_held_by(claimed)
+    is_cancelled = jobs.move(
+        session,
+        claimed.job_id,
+        Status.CANCELLED,
+        where=(*held, Job.cancel_requested_at.is_not(None)),
+        **RELEASED,
+        reason=Reason.CANCELLED_BY_USER,
+        finished_at=now(),
+    )
+    if is_cancelled:
+        events.add(session, claimed.job_id, "Fine-tuning job cancelled")
+        return Status.CANCELLED
+    jobs.move(session, claimed.job_id, Status.PAUSING, where=held)
+    conclude(session, claimed, Status.PAUSED, reason=Reason.LIMIT_REACHED)
+    events.add(session, claimed.job_id, message, level="warn")
+    return Status.PAUSED
+
+
 def expired(session: Session) -> list[Claim]:
-    """Held jobs whose lease has run out."""
-    query = select(Job.id, Job.attempt).where(Job.status.in_(HELD), _has_expired())
+    """Held jobs whose lease has run out, less those whose row somebody has locked just now."""
+    query = (
+        select(Job.id, Job.attempt)
+        .where(Job.status.in_(HELD), lease_has_ended())
+        .with_for_update(skip_locked=True)
+    )
     return [Claim(job_id=row.id, attempt=row.attempt) for row in session.execute(query)]
 
 
@@ -228,7 +216,7 @@ def seize(session: Session, claimed: Claim) -> None:
     """
     statement = (
         update(Job)
-        .where(*_is_held_by(claimed), _has_expired())
+        .where(*is_held_by(claimed), lease_has_ended())
         .values(lease_owner=None)
         .returning(Job.id)
         .execution_options(synchronize_session=False)
@@ -237,26 +225,28 @@ def seize(session: Session, claimed: Claim) -> None:
         raise LeaseLost(f"attempt {claimed.attempt} of {claimed.job_id} is not expired any more")
 
 
-def ring_due(session: Session, *, every_seconds: float) -> bool:
-    """Whether some job waits for a worker and nobody rang for it lately; marks it as rung."""
+def ring_due(session: Session, *, every_seconds: float) -> int:
+    """How many jobs wait for a worker and nobody rang for them lately; marks them as rung."""
     waits = or_(
         Job.status == Status.VALIDATING_FILES,
-        and_(Job.status == Status.QUEUED, Job.claimable_at <= now()),
+        and_(Job.status == Status.QUEUED, has_come(Job.claimable_at)),
     )
-    unheard = or_(Job.rung_at.is_(None), Job.rung_at < now() - every_seconds)
+    # A locked row is another's business, and no reason to be silent about the rest.
+    due = (
+        select(Job.id)
+        .where(waits, was_not_rung_within(every_seconds))
+        .with_for_update(skip_locked=True)
+    )
     statement = (
         update(Job)
-        .where(waits, unheard)
+        .where(Job.id.in_(due))
         .values(rung_at=now())
         .returning(Job.id)
         .execution_options(synchronize_session=False)
     )
-    return len(session.execute(statement).all()) > 0
+    return len(session.execute(statement).all())
 
 
-def _has_expired() -> Any:
-    return or_(Job.lease_expires_at.is_(None), Job.lease_expires_at < now())
-
-
-def _is_held_by(claimed: Claim) -> tuple[Any, ...]:
+def is_held_by(claimed: Claim) -> tuple[Any, ...]:
+    """That the attempt is the job's and holds it, for a WHERE clause."""
     return (Job.id == claimed.job_id, Job.attempt == claimed.attempt, Job.status.in_(HELD))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
 
 from jobs import ids
 from jobs.errors import CheckpointNotFound
-from jobs.models import Checkpoint, Json
+from jobs.models import Checkpoint, CheckpointPermission, Job, Json
+from jobs.status import TERMINAL
+from jobs.store import departed
 from jobs.store.pages import Page, page
+
+NUM_BEST = 3
+JUDGED_BY = "valid_reward_mean"
 
 
 def put(
@@ -26,7 +31,7 @@ def put(
 
     replaces its row. The caller's transaction holds the job's fence.
     """
-    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.step == step))
+    _delete(session, Checkpoint.job_id == job_id, Checkpoint.step == step)
     checkpoint = Checkpoint(
         id=ids.new_id(ids.CHECKPOINT),
         job_id=job_id,
@@ -60,6 +65,63 @@ def forget_state(session: Session, checkpoint_id: str) -> None:
     )
 
 
+def forget_states(session: Session, job_id: str) -> None:
+    """As `forget_state`, of all checkpoints of a job that is over."""
+    session.execute(update(Checkpoint).where(Checkpoint.job_id == job_id).values(has_state=False))
+
+
+def unreleased(session: Session) -> list[str]:
+    """Jobs that are over and still hold what only a resume needs."""
+    query = (
+        select(Checkpoint.job_id)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(Job.status.in_(TERMINAL), Checkpoint.has_state)
+        .distinct()
+    )
+    return list(session.scalars(query))
+
+
+def retire(session: Session, job_id: str, *, is_over: bool = False) -> list[Checkpoint]:
+    """Drop the rows of those that nobody needs, and return them: their bytes may go.
+
+    Of an evaluated job the best by held-out reward are kept, the newer of equals, beside the newest
+    and, until the job is over, those that an attempt may resume from; of a job without held-out
+    rows all are kept.
+    """
+    query = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())
+    every = list(session.scalars(query))
+    evaluated = [one for one in every if one.metrics.get(JUDGED_BY) is not None]
+    if not evaluated:
+        return []
+    best = sorted(evaluated, key=lambda one: one.metrics[JUDGED_BY], reverse=True)[:NUM_BEST]
+    kept = {one.id for one in (every[0], *best)}
+    retired = [one for one in every if one.id not in kept and (is_over or not one.has_state)]
+    for checkpoint in retired:
+        remove(session, checkpoint)
+    return retired
+
+
+def remove(session: Session, checkpoint: Checkpoint) -> None:
+    """Remove its row and its permissions; the bytes are the caller's to remove."""
+    session.execute(
+        delete(CheckpointPermission).where(
+            CheckpointPermission.job_id == checkpoint.job_id,
+            CheckpointPermission.step == checkpoint.step,
+        )
+    )
+    _delete(session, Checkpoint.id == checkpoint.id)
+
+
+def _delete(session: Session, *which: ColumnElement[bool]) -> None:
+    statement = (
+        delete(Checkpoint)
+        .where(*which)
+        .returning(Checkpoint.id, Checkpoint.job_id, Checkpoint.step)
+    )
+    for gone, job_id, step in session.execute(statement).all():
+        departed.note(session, gone, owner_id=job_id, position=step)
+
+
 def latest(session: Session, job_id: str) -> Checkpoint | None:
     """The newest adapter: of a finished job, the one it ended with."""
     query = (
@@ -80,14 +142,26 @@ def get(session: Session, job_id: str, checkpoint_id: str) -> Checkpoint:
 
 def list_page(session: Session, job_id: str, *, after: str | None, limit: int) -> Page[Checkpoint]:
     """Newest first."""
-    cursor = get(session, job_id, after) if after else None
     return page(
         session,
         select(Checkpoint).where(Checkpoint.job_id == job_id),
         keys=(Checkpoint.step,),
-        after=(cursor.step,) if cursor else None,
+        after=(_position(session, job_id, after),) if after else None,
         limit=limit,
     )
+
+
+def _position(session: Session, job_id: str, checkpoint_id: str) -> float:
+    """Where the list goes on after a checkpoint, which may have left it since."""
+    query = select(Checkpoint.step).where(
+        Checkpoint.id == checkpoint_id, Checkpoint.job_id == job_id
+    )
+    step: float | None = session.scalar(query)
+    if step is None:
+        step = departed.position(session, checkpoint_id, owner_id=job_id)
+    if step is None:
+        raise CheckpointNotFound(checkpoint_id, param="after")
+    return step
 
 
 def folders(session: Session, job_id: str) -> set[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
+from jobs import ids
 from jobs.db import now
-from jobs.models import Creation, Project
+from jobs.models import Creation, File, Job, Project, Upload
+from jobs.status import Status
 
 KEPT_SECONDS = 24 * 3600.0
 
@@ -33,18 +35,33 @@ def of_key(session: Session, project_id: str, idempotency_key: str) -> Creation 
 
 
 def just_made(session: Session, key_id: str, fingerprint: str) -> Creation | None:
-    """What this API key made last by the same request, within RETRY_SECONDS."""
+    """What this API key made last by the same request, within RETRY_SECONDS, and is still there.
+
+    Who deleted or cancelled it has seen its answer, so the request is a new one.
+    """
     query = (
         select(Creation)
         .where(
             Creation.fingerprint == fingerprint,
             Creation.key_id == key_id,
             Creation.created_at > now() - RETRY_SECONDS,
+            ~_is_gone(),
         )
         .order_by(Creation.created_at.desc())
         .limit(1)
     )
     return session.scalar(query)
+
+
+def _is_gone() -> ColumnElement[bool]:
+    made = Creation.object_id
+    has_file = exists().where(File.id == made)
+    has_upload = exists().where(Upload.id == made, Upload.status == "pending")
+    has_job = exists().where(
+        Job.id == made, Job.status != Status.CANCELLED, Job.cancel_requested_at.is_(None)
+    )
+    kinds = ((ids.FILE, has_file), (ids.UPLOAD, has_upload), (ids.JOB, has_job))
+    return or_(*(and_(made.startswith(kind, autoescape=True), ~has) for kind, has in kinds))
 
 
 def add(session: Session, creation: Creation) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
+from jobs.db import now
 from jobs.errors import FileNotFound
 from jobs.models import File, Job
 from jobs.status import TERMINAL
+from jobs.store import departed
 from jobs.store.pages import Page, page
 
 
@@ -25,13 +27,13 @@ def get(
 
     With `is_kept` nobody deletes it before the transaction ends (on SQLite: once it has written).
     """
-    file = session.get(
-        File,
-        file_id,
-        populate_existing=True,
-        with_for_update={"read": True} if is_kept else None,
+    query = (
+        select(File)
+        .where(File.id == file_id, File.project_id == project_id, _is_live())
+        .execution_options(populate_existing=True)
     )
-    if file is None or file.project_id != project_id:
+    file = session.scalar(query.with_for_update(read=True) if is_kept else query)
+    if file is None:
         raise FileNotFound(file_id, param=param)
     return file
 
@@ -45,22 +47,40 @@ def list_page(
     newest_first: bool = True,
     purpose: str | None = None,
 ) -> Page[File]:
-    query = select(File).where(File.project_id == project_id)
+    query = select(File).where(File.project_id == project_id, _is_live())
     if purpose is not None:
         query = query.where(File.purpose == purpose)
-    cursor = get(session, project_id, after, param="after") if after else None
     return page(
         session,
         query,
         keys=(File.created_at, File.id),
-        after=(cursor.created_at, cursor.id) if cursor else None,
+        after=(_position(session, project_id, after), after) if after else None,
         limit=limit,
         newest_first=newest_first,
     )
 
 
-def users_of(session: Session, file_id: str) -> list[str]:
-    """Unfinished jobs that still read the file."""
+def _position(session: Session, project_id: str, file_id: str) -> float:
+    """Where the list goes on after a file, which may have expired or been removed since."""
+    query = select(File.created_at).where(File.id == file_id, File.project_id == project_id)
+    position = session.scalar(query)
+    if position is None:
+        position = departed.position(session, file_id, owner_id=project_id)
+    if position is None:
+        raise FileNotFound(file_id, param="after")
+    return position
+
+
+def remove_unused(session: Session, file: File) -> list[str]:
+    """Remove a file's row, unless unfinished jobs read it: then their ids, and nothing may commit.
+
+    Removed before they are looked for: a job made meanwhile waits for this transaction.
+    """
+    file_id, project_id = file.id, file.project_id
+    statement = delete(File).where(File.id == file_id).returning(File.created_at)
+    created_at = session.scalar(statement)
+    if created_at is not None:  # none is left where another request was faster
+        departed.note(session, file_id, owner_id=project_id, position=created_at)
     query = select(Job.id).where(
         (Job.training_file == file_id) | (Job.validation_file == file_id),
         Job.status.not_in(TERMINAL),
@@ -68,5 +88,10 @@ def users_of(session: Session, file_id: str) -> list[str]:
     return list(session.scalars(query.order_by(Job.id)))
 
 
-def remove(session: Session, project_id: str, file_id: str) -> None:
-    session.execute(delete(File).where(File.id == file_id, File.project_id == project_id))
+def expired(session: Session) -> list[File]:
+    """Files that outlived the time their owner gave them."""
+    return list(session.scalars(select(File).where(File.expires_at <= now())))
+
+
+def _is_live() -> ColumnElement[bool]:
+    return or_(File.expires_at.is_(None), File.expires_at > now())

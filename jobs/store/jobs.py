@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.db import now
 from jobs.errors import JobNotFound, WrongState
-from jobs.models import Job
-from jobs.status import HELD, Reason, Status, sources
-from jobs.store import events
+from jobs.models import Job, JobMetadata
+from jobs.status import HELD, TERMINAL, Reason, Status, sources
+from jobs.store import answers, checkpoints, events
 from jobs.store.pages import Page, page
 
 
@@ -19,6 +19,8 @@ def add(session: Session, job: Job) -> Job:
     """Store a new job; its first event in the same transaction."""
     session.add(job)
     session.flush()
+    labels = job.spec.get("metadata") or {}
+    session.add_all(JobMetadata(job_id=job.id, key=key, value=labels[key]) for key in labels)
     session.refresh(job)
     events.add(session, job.id, f"Created fine-tuning job: {job.id}")
     return job
@@ -38,16 +40,39 @@ def get(session: Session, project_id: str, job_id: str, *, is_locked: bool = Fal
     return job
 
 
-def list_page(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Job]:
-    """Newest first."""
+def list_page(
+    session: Session,
+    project_id: str,
+    *,
+    after: str | None,
+    limit: int,
+    metadata: dict[str, str] | None = None,
+    is_unlabelled: bool = False,
+) -> Page[Job]:
+    """Newest first; with `metadata` those that carry all of it, or those that carry none."""
+    query = select(Job).where(Job.project_id == project_id)
+    for key, value in (metadata or {}).items():
+        query = query.where(
+            exists().where(
+                JobMetadata.job_id == Job.id, JobMetadata.key == key, JobMetadata.value == value
+            )
+        )
+    if is_unlabelled:
+        query = query.where(~exists().where(JobMetadata.job_id == Job.id))
     cursor = get(session, project_id, after) if after else None
     return page(
         session,
-        select(Job).where(Job.project_id == project_id),
+        query,
         keys=(Job.created_at, Job.id),
         after=(cursor.created_at, cursor.id) if cursor else None,
         limit=limit,
     )
+
+
+def is_any_active(session: Session) -> bool:
+    """Whether a job of any project runs, or waits for a device."""
+    query = select(Job.id).where(Job.status.in_((*HELD, Status.QUEUED))).limit(1)
+    return session.scalar(query) is not None
 
 
 def move(
@@ -60,7 +85,8 @@ def move(
 ) -> bool:
     """Enter `target` if the transition table allows it from where the job stands, in one UPDATE.
 
-    False when it does not (or `where` does not hold), and then nothing changed.
+    False when it does not (or `where` does not hold), and then nothing changed. With the end, the
+    checkpoints that are not kept leave the list: whoever sees the end sees what stays.
     """
     statement = (
         update(Job)
@@ -69,7 +95,11 @@ def move(
         .returning(Job.id)
         .execution_options(synchronize_session=False)
     )
-    return session.scalar(statement) is not None
+    if session.scalar(statement) is None:
+        return False
+    if target in TERMINAL:
+        checkpoints.retire(session, job_id, is_over=True)
+    return True
 
 
 def cancel(session: Session, project_id: str, job_id: str) -> Job:
@@ -85,8 +115,11 @@ def cancel(session: Session, project_id: str, job_id: str) -> Job:
         reason=Reason.CANCELLED_BY_USER,
         cancel_requested_at=now(),
         finished_at=now(),
+        lease_owner=None,  # a validator's
+        lease_expires_at=None,
     ):
         events.add(session, job_id, "Fine-tuning job cancelled")
+        answers.forget(session, job_id)
         return get(session, project_id, job_id)
     request = (
         update(Job)
@@ -127,6 +160,7 @@ def resume(session: Session, project_id: str, job_id: str) -> Job:
         where=(paused,),
         reason=None,
         pause_requested_at=None,
+        spent={},  # A resume grants the limits once more.
         claimable_at=now(),
         rung_at=None,
     ):

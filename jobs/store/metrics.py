@@ -11,14 +11,21 @@ from jobs.models import Json, Metric, SampleSet
 from jobs.store.pages import Page, page
 
 
-def put(session: Session, job_id: str, *, step: int, attempt: int, data: Json) -> None:
-    """Write the row of a step. A resumed attempt redoes steps after its checkpoint: the row of
+def put(session: Session, job_id: str, *, step: int, attempt: int, data: Json) -> bool:
+    """Write the row of a step; returns whether it is the step's first.
 
-    each is replaced, not doubled. The caller's transaction holds the job's fence.
+    A resumed attempt redoes the steps after its checkpoint: the row of each is replaced, not
+    doubled. The caller's transaction holds the job's fence.
     """
-    session.execute(delete(Metric).where(Metric.job_id == job_id, Metric.step == step))
+    earlier = session.scalars(
+        delete(Metric)
+        .where(Metric.job_id == job_id, Metric.step == step)
+        .returning(Metric.step)
+        .execution_options(synchronize_session=False)
+    ).all()
     session.add(Metric(job_id=job_id, step=step, attempt=attempt, data=data))
     session.flush()
+    return not earlier
 
 
 def put_samples(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from jobs import ids
@@ -18,6 +19,12 @@ from jobs.scopes import Scope, granted, stored
 KEY_PREFIX = "hk-"
 
 USE_NOTED_SECONDS = 60.0
+
+# `ON CONFLICT` is both databases' own, and in SQLAlchemy a method of each one's own statement.
+INSERT: dict[str, Callable[..., postgresql.Insert | sqlite.Insert]] = {
+    "postgresql": postgresql.insert,
+    "sqlite": sqlite.insert,
+}
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,17 @@ class Caller:
 
 
 def ensure_project(session: Session, name: str) -> Project:
-    """The project of that name, made if it is new."""
-    project = session.scalar(select(Project).where(Project.name == name))
-    if project is None:
-        project = Project(id=ids.new_id(ids.PROJECT), name=name)
-        session.add(project)
-        session.flush()
-    return project
+    """The project of that name, made if it is new; two that make it at once get the same one."""
+    insert = INSERT[session.get_bind().dialect.name]
+    new = insert(Project).values(id=ids.new_id(ids.PROJECT), name=name)
+    session.execute(new.on_conflict_do_nothing(index_elements=[Project.name]))
+    return session.scalars(select(Project).where(Project.name == name)).one()
+
+
+def find_project(session: Session, name_or_id: str) -> Project | None:
+    """The project of that name, else of that id."""
+    named = select(Project).where(Project.name == name_or_id)
+    return session.scalar(named) or session.get(Project, name_or_id)
 
 
 def has_project(session: Session, name: str) -> bool:

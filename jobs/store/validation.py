@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from jobs.db import now
@@ -14,6 +14,7 @@ from jobs.models import Job
 from jobs.status import Status
 from jobs.store import events, jobs
 from jobs.store.attempts import RELEASED
+from jobs.store.clocks import lease_has_ended
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def claim(session: Session, *, worker: str, lease_seconds: float) -> Waiting | N
         select(Job.id)
         .where(
             Job.status == Status.VALIDATING_FILES,
-            or_(Job.lease_expires_at.is_(None), Job.lease_expires_at < now()),
+            lease_has_ended(),
         )
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
@@ -102,5 +103,5 @@ def refuse(session: Session, job_id: str, failure: JobFailure) -> bool:
         finished_at=now(),
     )
     if refused:
-        events.add(session, job_id, failure.message, level="error")
+        events.add(session, job_id, failure.message, level="error", data=failure.data)
     return refused

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.graders.settings import GraderSettings
+from jobs.graders.signing import project_key, shown_secret
 from jobs.scopes import Scope
 from jobs.store import projects
 from service.commands.common import Data, database, fail, moment, sentences, table
@@ -66,6 +68,24 @@ def create_project(name: str, data: Data = None) -> None:
             fail(f"There is a project '{name}' already; `honed projects list` shows them.")
         project = projects.ensure_project(session, name)
     typer.echo(project.id)
+
+
+@projects_app.command("endpoint-secret")
+def show_endpoint_secret(project: str, data: Data = None) -> None:
+    """Print the secret by which a project's endpoints verify that this server asks them."""
+    try:
+        keys = GraderSettings().endpoint_keys()
+    except ValueError:  # whose text may quote other settings
+        fail("HONED_ENDPOINT_SECRET, or another setting for graders, cannot be used.")
+    if not keys:
+        fail(
+            "Nothing is signed: set HONED_ENDPOINT_SECRET to whsec_ and base64 of 24 random bytes."
+        )
+    with sentences(), database(data) as session:
+        owner = projects.find_project(session, project)
+    if owner is None:
+        fail(f"There is no project '{project}'; `honed projects list` shows them.")
+    typer.echo(shown_secret(project_key(keys[0], owner.id)))
 
 
 @projects_app.command("list")

@@ -48,7 +48,8 @@ def compare(held_out: Path, adapter: Path, reward: Reward) -> list[Comparison]:
         *(("--sample",) if reward.is_sampled else ()),
     ]
     said = torch_process("worker.evaluate", command)
-    rows = [json.loads(line) for line in held_out.read_text().splitlines()]
+    with held_out.open() as lines:
+        rows = [json.loads(line) for line in lines]
     return [_compared(measure, rows, said) for measure in reward.measures]
 
 

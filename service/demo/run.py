@@ -81,6 +81,7 @@ def _create_job(client: openai.OpenAI, folder: Path, reward: Reward) -> Any:
                     "max_steps": reward.max_steps,
                     "max_completion_tokens": reward.max_tokens,
                     "eval_samples": EVAL_SAMPLES,
+                    "eval_pass_k": 1,
                 },
             },
         },

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from fastapi import APIRouter, Request, Response
 
-from fastapi import APIRouter, Query, Request, Response
-
-from jobs.errors import NotFound
+from jobs.errors import Gone, NotFound
+from jobs.status import Status
 from jobs.store import checkpoints, jobs
 from service.auth import CurrentProject
-from service.dependencies import After, Artifacts, DbSession
+from service.dependencies import After, Artifacts, DbSession, Limit
 from service.downloads import ARCHIVE_ANSWER, archive_response
 from service.wire.errors import answers
 from service.wire.pages import CursorPage
@@ -24,7 +23,7 @@ def list_checkpoints(
     project_id: CurrentProject,
     session: DbSession,
     after: After = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+    limit: Limit = 10,
 ) -> CursorPage[JobCheckpoint]:
     """Adapters at a step, newest first."""
     job = jobs.get(session, project_id, job_id)
@@ -57,6 +56,8 @@ def download_adapter(
             param="fine_tune_id",
             code="no_checkpoint",
         )
+    if job.status == Status.SUCCEEDED and checkpoint.step != job.step:
+        raise Gone(f"The adapter that job {job_id} ended with was deleted with its model.")
     return archive_response(request, artifacts, checkpoint)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from jobs.store import events, jobs
 from service.auth import CurrentProject
-from service.dependencies import After, DbSession
+from service.dependencies import After, DbSession, Limit
 from service.wire.errors import answers
 from service.wire.pages import CursorPage
 from service.wire.progress import JobEvent, event_object, event_seq
@@ -22,7 +20,7 @@ def list_events(
     project_id: CurrentProject,
     session: DbSession,
     after: After = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    limit: Limit = 20,
 ) -> CursorPage[JobEvent]:
     """What happened, newest first; `after` goes back in time."""
     jobs.get(session, project_id, job_id)

@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Annotated, Literal, get_args
 
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, Response
+from pydantic import BaseModel
 
 from jobs import ids
-from jobs.errors import BadRequest, UnknownField, WrongState
+from jobs.db import now
+from jobs.errors import BadRequest, WrongState
 from jobs.models import File
+from jobs.spec import shown
 from jobs.store import files
 from service.auth import CurrentCaller, CurrentProject
-from service.bodies import UPLOAD_SCHEMA, UploadBody
+from service.bodies import UploadBody, multipart_schema, parsed
 from service.dependencies import After, Artifacts, DbSession, SettingsOf
 from service.idempotency import OnceOnly
 from service.wire.errors import answers
-from service.wire.files import FileDeleted, FileObject, Purpose, file_object
+from service.wire.expiry import ExpiresAfter
+from service.wire.files import FileDeleted, FileObject, Purpose, file_object, shown_name
 from service.wire.pages import CursorPage
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
-MAX_FILENAME = 255
+EXPIRY_FIELDS = ("expires_after[anchor]", "expires_after[seconds]")
+
+
+class Expiring(BaseModel):
+    """What a multipart form says of a file's end."""
+
+    expires_after: ExpiresAfter
+
+
+FORM = multipart_schema(
+    {
+        "purpose": {"type": "string", "enum": list(get_args(Purpose))},
+        "file": {"type": "string", "format": "binary"},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
+    },
+    *EXPIRY_FIELDS,
+)
 
 
 @router.post(
     "",
     response_model=FileObject,
     responses=answers(400, 401, 403, 413, 422),
-    openapi_extra=UPLOAD_SCHEMA,
+    openapi_extra=FORM,
 )
 def create_file(
     upload: UploadBody,
@@ -40,14 +60,16 @@ def create_file(
     settings: SettingsOf,
 ) -> Response:
     """Upload a file. Its rows are checked when a job is made of it."""
-    purpose, filename = _purpose(upload.fields), _shown_name(upload.file.filename)
+    upload.refuse_fields("purpose", *EXPIRY_FIELDS)
+    purpose, filename = _purpose(upload.fields), shown_name(upload.file.filename)
+    lives = _lives_seconds(upload.fields)
     file_id = ids.new_id(ids.FILE)
     stored = artifacts.put_upload(file_id, upload.file.file, max_bytes=settings.max_upload_bytes)
     is_made = False
     try:
         if stored.num_bytes == 0:
             raise BadRequest("The file is empty: it needs one JSON object a line.", param="file")
-        repeated = once.repeated([stored.sha256, filename, purpose])
+        repeated = once.repeated([stored.sha256, filename, purpose, lives])
         if repeated is not None:
             return repeated
         file = File(
@@ -57,6 +79,7 @@ def create_file(
             purpose=purpose,
             num_bytes=stored.num_bytes,
             sha256=stored.sha256,
+            expires_at=None if lives is None else now() + float(lives),
         )
         answer = once.made(file_id, file_object(files.add(session, file)))
         is_made = True
@@ -67,15 +90,6 @@ def create_file(
 
 
 def _purpose(fields: dict[str, str]) -> str:
-    for name in fields:
-        if name.startswith("expires_after"):
-            raise BadRequest(
-                "'expires_after' is not available on this server: delete the file when it is no "
-                "longer needed.",
-                param="expires_after",
-            )
-        if name != "purpose":
-            raise UnknownField(f"Unknown field: '{name}'.", param=name)
     purpose = fields.get("purpose")
     if purpose is None:
         raise BadRequest(
@@ -84,15 +98,21 @@ def _purpose(fields: dict[str, str]) -> str:
     known = get_args(Purpose)
     if purpose not in known:
         raise BadRequest(
-            f"'purpose' is {purpose!r}; it must be one of {', '.join(known)}.", param="purpose"
+            f"'purpose' is {shown(purpose)}; it must be one of {', '.join(known)}.", param="purpose"
         )
     return purpose
 
 
-def _shown_name(filename: str | None) -> str:
-    """The client's name for the file, only ever shown: on disk a file has its id."""
-    name = PurePosixPath((filename or "").replace("\\", "/")).name.replace("\0", "")
-    return name[:MAX_FILENAME] or "upload"
+def _lives_seconds(fields: dict[str, str]) -> int | None:
+    """`expires_after[anchor]` and `expires_after[seconds]`, as OpenAI's client sends an object."""
+    sent = {
+        name.removeprefix("expires_after[").removesuffix("]"): value
+        for name, value in fields.items()
+        if name in EXPIRY_FIELDS
+    }
+    if not sent:
+        return None
+    return parsed({"expires_after": sent}, Expiring).expires_after.seconds
 
 
 @router.get("", responses=answers(400, 401, 404))
@@ -150,10 +170,7 @@ def delete_file(
     file_id: str, project_id: CurrentProject, session: DbSession, artifacts: Artifacts
 ) -> FileDeleted:
     """Delete a file. Refused while a job that is not finished reads it."""
-    files.get(session, project_id, file_id)
-    # Removed before its users are looked for: a job made meanwhile waits for this transaction.
-    files.remove(session, project_id, file_id)
-    users = files.users_of(session, file_id)
+    users = files.remove_unused(session, files.get(session, project_id, file_id))
     if users:
         raise WrongState(
             f"File {file_id} is in use by {', '.join(users[:3])}: wait until the job has finished, "

@@ -15,6 +15,7 @@ MEANINGS = {
     413: "The body is larger than the limit",
     416: "The range lies outside the file",
     422: "The idempotency key was used for another request",
+    429: "The project has as much under way as it may; Retry-After says when to try again",
     500: "The server failed; its log has the request id",
     503: "The database or another part does not answer now; Retry-After says when to try again",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel
@@ -9,6 +10,8 @@ from pydantic import BaseModel
 from jobs.models import File
 
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
+
+MAX_FILENAME = 255
 
 
 class FileObject(BaseModel):
@@ -20,6 +23,7 @@ class FileObject(BaseModel):
     purpose: str
     status: Literal["processed"] = "processed"
     status_details: None = None
+    expires_at: int | None
     sha256: str
 
 
@@ -36,5 +40,12 @@ def file_object(file: File) -> FileObject:
         created_at=int(file.created_at),
         filename=file.filename,
         purpose=file.purpose,
+        expires_at=None if file.expires_at is None else int(file.expires_at),
         sha256=file.sha256,
     )
+
+
+def shown_name(filename: str | None) -> str:
+    """The client's name for a file, only ever shown: on disk a file has its id."""
+    name = PurePosixPath((filename or "").replace("\\", "/")).name.replace("\0", "")
+    return name[:MAX_FILENAME] or "upload"

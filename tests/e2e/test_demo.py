@@ -37,6 +37,32 @@ def test_demo_lifts_the_held_out_accuracy_and_stops_all_it_started(tmp_path: Pat
     assert left == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("reward", "shown", "low", "high"),
+    [
+        # Words a sentence; the target is 4.
+        ("length", "words a sentence", 3.0, 5.0),
+        # Shares of sentences: without a blocked word, and with the animal's name.
+        ("blocklist", "sentences without a blocked word", 0.9, 1.0),
+        ("mixed", "sentences that name the animal", 0.0, 1.0),
+    ],
+)
+def test_each_reward_moves_what_it_pays_for(
+    tmp_path: Path, reward: str, shown: str, low: float, high: float
+) -> None:
+    printed, said = demo("--reward", reward, "--folder", str(tmp_path / "demo"))
+
+    assert said["status"] == "succeeded"
+    assert shown in printed
+    assert low <= said["tuned"] <= high
+    lower, upper = said["interval"]
+    if reward == "length":
+        assert upper < 0, "fewer words"
+    else:
+        assert lower > 0, "more such sentences"
+
+
 def test_proof_shows_equal_gradients_and_constant_advantages(tmp_path: Path) -> None:
     printed, said = demo("--proof", "--folder", str(tmp_path / "proof"))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import hub_server
 import pytest
-from embedded import Stack, start, stop, wait_for
+from embedded import Stack, start, stop
+from waiting import wait_for
 
 from jobs.registry import STARTER_FOLDER
 

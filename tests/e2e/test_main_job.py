@@ -1,43 +1,19 @@
 """The main job on the embedded stack: POST, training, adapter; then cancel, pause and faults."""
 
-import hashlib
+import csv
+import io
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from embedded import Stack, start, stop, wait_for
-
-from jobs.registry import STARTER_FOLDER
+from embedded import Stack, start, stop
+from user import assert_each_step_once, loads_in_peft, weights_sha256
+from waiting import wait_for
 
 STEPS = 20
-
-
-def weights_sha256(folder: Path) -> str:
-    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
-
-
-def assert_each_step_once(rows: list[dict[str, Any]], total: int) -> None:
-    assert [row["step"] for row in rows] == list(range(total + 1))
-
-
-def loads_in_peft(adapter: Path) -> None:
-    """In a process that knows nothing of this project."""
-    code = (
-        "import sys\n"
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM\n"
-        "base = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
-        "model = PeftModel.from_pretrained(base, sys.argv[2])\n"
-        "assert any(p.abs().sum() > 0 for n, p in model.named_parameters() if 'lora_B' in n)\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", code, str(STARTER_FOLDER), str(adapter)], check=True, cwd=adapter
-    )
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +64,45 @@ def test_the_client_reads_a_finished_job(stack: Stack, undisturbed: tuple[str, P
     checkpoints = list(jobs.checkpoints.list(job_id))
     assert checkpoints[0].step_number == STEPS
     assert checkpoints[0].metrics.full_valid_mean_reward is not None
+    assert checkpoints[0].fine_tuned_model_checkpoint in {
+        one.id for one in stack.client.models.list()
+    }
+
+    best = sorted(stack.metrics(job_id), key=lambda row: row.get("valid_reward_mean", -1.0))[-3:]
+    kept = {one.step_number for one in checkpoints}
+    assert len(kept) in (3, 4), "the best three and the last"
+    assert {row["valid_reward_mean"] for row in best} <= {
+        one.metrics.valid_reward_mean for one in checkpoints
+    }
+    folder = stack.folder / "artifacts" / "jobs" / job_id
+    wait_for(lambda: not list(folder.glob("*/*/state")), seconds=20, what="the states' end")
+    assert {int(path.name.removeprefix("step-")) for path in folder.glob("*/*")} == kept
 
     samples = stack.get(f"/fine_tuning/jobs/{job_id}/samples", step=STEPS)["data"]
     assert len(samples) == 64
     for sample in samples:
         parts = sample["components"]
         assert sample["reward"] == pytest.approx(0.9 * parts["correct"] + 0.1 * parts["short"])
+
+
+def test_a_finished_job_tells_in_openais_names(stack: Stack, undisturbed: tuple[str, Path]) -> None:
+    job_id, _ = undisturbed
+    rows = stack.metrics(job_id)
+    told = [
+        event.data
+        for event in stack.client.fine_tuning.jobs.list_events(job_id, limit=100)
+        if event.type == "metrics"
+    ][::-1]
+    assert [data["step"] for data in told] == list(range(STEPS + 1))
+    for data, row in zip(told, rows, strict=True):
+        assert data["scores"]["train_reward_mean"] == data["train_mean_reward"] == row.get("reward")
+        assert data["scores"]["valid_reward_mean"] == data["full_valid_mean_reward"]
+        assert {one["name"] for one in data["scores"]["graders"]} == {"correct", "short"}
+    assert told[-1]["timing"]["step"]["full_iteration"] > 0
+    (result,) = stack.client.fine_tuning.jobs.retrieve(job_id).result_files
+    table = list(csv.DictReader(io.StringIO(stack.client.files.content(result).text)))
+    assert [int(line["step"]) for line in table] == list(range(STEPS + 1))
+    assert float(table[-1]["train_mean_reward"]) == rows[-1]["reward"]
 
 
 def test_the_adapter_says_what_it_is(undisturbed: tuple[str, Path]) -> None:
@@ -111,11 +120,14 @@ def test_killed_trainer_resumes_to_the_same_adapter(
     job_id = stack.create_job(max_steps=STEPS)
     stack.wait_for_step(job_id, 7)
     (trainer,) = stack.processes("worker.train")
+    if sys.platform == "linux":
+        assert "worker.spare" in trainer.parent().cmdline(), "it had nothing to import"
     trainer.send_signal(signal.SIGKILL)
 
     job = stack.wait_for_status(job_id, "succeeded")
 
     assert job["attempt"] == 2
+    assert job["progress"]["first_completion_at"] > job["created_at"]
     assert_each_step_once(stack.metrics(job_id), STEPS)
     adapter = stack.adapter(job_id, tmp_path / "adapter")
     assert weights_sha256(adapter) == weights_sha256(undisturbed[1])
@@ -141,7 +153,7 @@ def test_cancel_leaves_a_usable_adapter(stack: Stack, tmp_path: Path) -> None:
     job_id = stack.create_job(max_steps=2000)
     stack.wait_for_step(job_id, 3)
 
-    stack.client.fine_tuning.jobs.cancel(job_id)
+    assert stack.client.fine_tuning.jobs.cancel(job_id).status == "cancelled"
 
     job = stack.wait_for_status(job_id, "cancelled", seconds=10)
     assert job["error"] is None

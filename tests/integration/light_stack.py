@@ -1,4 +1,4 @@
-"""`honed up` with the light children only: a worker takes seconds to start and to stop."""
+"""`honed up` without a worker, which takes seconds to start and to stop."""
 
 from pathlib import Path
 from sys import argv
@@ -13,7 +13,7 @@ def main() -> None:
     def say(line: str) -> None:
         print(line, flush=True)  # noqa: T201
 
-    up(settings, say, lambda settings: commands(settings)[:2])
+    up(settings, say, lambda settings: [one for one in commands(settings) if one.name != "worker"])
 
 
 main()

@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from jobs.errors import JobFailure
+from jobs.local_models import is_whole
 from jobs.registry import STARTER_FOLDER
 from jobs.settings import Settings
 from jobs.status import Reason
@@ -120,7 +121,7 @@ def test_a_tokenizer_alone_is_not_the_model(
     for attempt in (lambda: fetched(pinned, offline), lambda: hub.pin(NAME, offline)):
         with pytest.raises(JobFailure, match="not whole in this machine's cache"):
             attempt()
-    assert hub.is_whole(fetched(pinned, online))
+    assert is_whole(fetched(pinned, online))
 
 
 def test_offline_the_newest_whole_revision_is_found(
@@ -208,7 +209,7 @@ def test_a_download_that_breaks_off_is_tried_again(
     monkeypatch.setattr(downloads, "RETRY_SECONDS", 0.1)
     pinned = hub.pin(NAME, online)
     server.failing = 1
-    assert hub.is_whole(fetched(pinned, online))
+    assert is_whole(fetched(pinned, online))
 
 
 def test_a_hub_that_stays_away_ends_the_attempt_not_the_job(

@@ -1,8 +1,6 @@
 """The unmodified `openai` package against a real server: only `base_url` differs."""
 
 import json
-import shutil
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +12,13 @@ import httpx2
 import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJob
-from processes import free_port, python, wait_for
+from processes import python
+from served import served
+from servers import free_port
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.db import connect, session_factory, transaction
-from jobs.store import attempts, events, projects, validation
-from service.settings import ServiceSettings
+from jobs.db import transaction
+from jobs.store import attempts, events, validation
 
 ROWS = [{"messages": [{"role": "user", "content": f"{n} + 1"}], "answer": n + 1} for n in range(3)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -31,12 +30,7 @@ EXACT = {
     "reference": "{{item.answer}}",
     "operation": "eq",
 }
-MULTI = {
-    "type": "multi",
-    "name": "both",
-    "graders": {"exact": EXACT},
-    "calculate_output": "2 * exact",
-}
+MULTI = {"type": "multi", "graders": {"exact": EXACT}, "calculate_output": "2 * exact"}
 
 
 @dataclass
@@ -48,40 +42,12 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Server]:
-    """A uvicorn process on a migrated database, and a client with a key."""
-    folder = tmp_path_factory.mktemp("server")
-    model = folder / "models" / "tiny"
-    model.mkdir(parents=True)
-    (model / "config.json").write_text("{}")
-    (model / "model.safetensors").write_bytes(b"")
-    settings = ServiceSettings(data_dir=folder / "data")
-    settings.data_dir.mkdir()
-    shutil.copy(migrated_database, settings.data_dir / "honed.db")
-    engine = connect(settings.sqlalchemy_url)
-    sessions = session_factory(engine)
-    with transaction(sessions) as session:
-        key = projects.issue_key(session, projects.ensure_project(session, "default"), "test")
-    port = free_port()
-    with python(
-        "service.serve",
-        log=folder / "service.log",
-        data_dir=settings.data_dir,
-        port=port,
-        model_roots=model.parent,
+    """A client with a key."""
+    with (
+        served(tmp_path_factory.mktemp("server"), migrated_database) as service,
+        openai.OpenAI(base_url=service.url, api_key=service.key.secret) as client,
     ):
-        wait_for(lambda: _answers(f"http://127.0.0.1:{port}/readyz"), seconds=30, what="readiness")
-        with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key.secret) as client:
-            yield Server(client, sessions, str(model))
-    engine.dispose()
-    assert "Traceback" not in (folder / "service.log").read_text()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
+        yield Server(client, service.sessions, service.model)
 
 
 def create(server: Server, **changes: object) -> FineTuningJob:
@@ -220,9 +186,10 @@ def test_graders(server: Server) -> None:
     answer = graders.run(grader=MULTI, model_sample="4", item={"answer": "4"})
     assert answer.reward == 2.0
     assert answer.sub_rewards == {"exact": 1.0}
-    assert answer.metadata.errors.invalid_variable_error is False
-    with pytest.raises(openai.BadRequestError, match="sandbox"):
-        graders.validate(grader={"type": "python", "name": "p", "source": "x"})
+    python = {"type": "python", "name": "p", "source": "def grade(s, i): return 1 / 4"}
+    assert graders.run(grader=python, model_sample="").reward == 0.25
+    with pytest.raises(openai.BadRequestError, match="NameError"):
+        graders.validate(grader={**python, "source": "x"})
 
 
 def test_models(server: Server) -> None:

@@ -8,10 +8,14 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from processes import free_port, python, wait_for
+from processes import python
+from servers import free_port
+from waiting import wait_for
 
 from jobs.store.projects import IssuedKey
 from service.settings import ServiceSettings
+
+pytestmark = pytest.mark.on_both_databases
 
 GRADER = {"type": "contains", "input": "{{sample.output_text}}", "values": ["5"]}
 ROWS = b'{"messages": [{"role": "user", "content": "2 + 3"}]}\n'

@@ -1,91 +1,47 @@
 """One attempt under supervision: what its process does decides what becomes of the job."""
 
 import sys
-import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
-from sqlalchemy.orm import Session, sessionmaker
+from supervised import (
+    Script,
+    Sessions,
+    TrainerSays,
+    drain,
+    make_claimable,
+    messages,
+    no_trainer_is_left,
+    queued_job,
+    quick,
+    row,
+)
 
-from jobs import ids
 from jobs.db import transaction
 from jobs.models import Job
 from jobs.status import Reason, Status
-from jobs.store import events, jobs, projects, validation
+from jobs.store import jobs, projects, validation
 from service.settings import ServiceSettings
-from worker import supervise, trainer_process, validator
-from worker.supervise import Supervisor
+from worker import supervise, validator
 
-Sessions = sessionmaker[Session]
-TrainerSays = Callable[[str], None]
+pytestmark = pytest.mark.on_both_databases
 
 
 @pytest.fixture
 def settings(settings: ServiceSettings) -> ServiceSettings:
-    return settings.model_copy(update={"renew_seconds": 0.1, "lease_seconds": 5.0})
+    return quick(settings)
 
 
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TrainerSays:
-    """Make a script the trainer process: it gets job and attempt, and the two pipes."""
-
-    def use(source: str) -> None:
-        script = tmp_path / "trainer.py"
-        script.write_text("import json, sys, time\n" + textwrap.dedent(source))
-        monkeypatch.setattr(trainer_process, "COMMAND", (sys.executable, str(script)))
-
-    return use
+    return Script(monkeypatch, tmp_path)
 
 
 @pytest.fixture
 def job_id(sessions: Sessions) -> str:
-    spec = {"suffix": None}
-    with transaction(sessions) as session:
-        project = projects.ensure_project(session, "default")
-        job = Job(
-            id=ids.new_id(ids.JOB),
-            project_id=project.id,
-            spec=spec,
-            model="honed/starter",
-            training_file="file-a",
-            seed=1,
-        )
-        jobs.add(session, job)
-        validation.admit(session, job.id, resolved={})
-    return job.id
-
-
-def drain(settings: ServiceSettings, *, is_stopping: Callable[[], bool] = lambda: False) -> None:
-    Supervisor(settings, is_stopping=is_stopping).drain()
-
-
-def row(sessions: Sessions, job_id: str) -> Job:
-    with sessions() as session:
-        job = session.get(Job, job_id)
-        assert job is not None
-        return job
-
-
-def messages(sessions: Sessions, job_id: str) -> list[str]:
-    with sessions() as session:
-        found = events.list_page(session, job_id, after_seq=None, limit=50, newest_first=False)
-        return [event.message for event in found.rows]
-
-
-def make_claimable(sessions: Sessions, job_id: str) -> None:
-    """Skip the back-off of a lost attempt."""
-    with transaction(sessions) as session:
-        job = session.get(Job, job_id)
-        assert job is not None
-        job.claimable_at = 0.0
-
-
-def no_trainer_is_left() -> bool:
-    children = psutil.Process().children(recursive=True)
-    return not any("trainer.py" in " ".join(child.cmdline()) for child in children)
+    return queued_job(sessions)
 
 
 def test_progress_and_outcome_reach_the_row(
@@ -271,3 +227,18 @@ def test_a_validator_that_is_killed_each_time_ends_the_job(
     assert (job.status, job.reason) == (Status.FAILED, Reason.INTERNAL_ERROR)
     assert job.error_message is not None
     assert "killed each time" in job.error_message
+
+
+def test_a_job_that_does_not_fit_waits_and_says_why(
+    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: TrainerSays
+) -> None:
+    trainer('print(json.dumps({"outcome": "succeeded", "verdict": "unknown"}))')
+    with transaction(sessions) as session:
+        session.get_one(Job, job_id).memory_cpu_bytes = 9 * 10**9
+    drain(settings.model_copy(update={"device_memory_gb": 4.0, "worker_name": "small"}))
+    assert row(sessions, job_id).status == Status.QUEUED
+    assert "needs about 9.0 GB" in messages(sessions, job_id)[-1]
+    assert "of worker small, has 4.0 GB" in messages(sessions, job_id)[-1]
+
+    drain(settings.model_copy(update={"device_memory_gb": 10.0}))
+    assert row(sessions, job_id).status == Status.SUCCEEDED

@@ -1,94 +1,21 @@
 """`honed up`, for real: one command, one folder, and nothing left behind."""
 
-import json
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-from processes import environ, free_port, python, wait_for
+from processes import environ, python
+from servers import free_port
+from stacks import stack
+from waiting import has_ended, wait_for
 
 from jobs.db import connect, session_factory, transaction
 from jobs.models import Job
 from jobs.store import jobs, projects
-
-LIGHT = (sys.executable, str(Path(__file__).with_name("light_stack.py")))
-ROOT = Path(__file__).parents[2]
-
-
-@dataclass
-class Stack:
-    folder: Path
-    port: int
-    process: subprocess.Popen[str]
-    lines: list[str] = field(default_factory=list)
-
-    def wait_ready(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if line.startswith("ready "):
-                return
-        raise AssertionError(f"ended with {self.process.wait()} before it was ready: {self.lines}")
-
-    def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def child(self, module: str) -> psutil.Process | None:
-        for process in psutil.Process(self.process.pid).children():
-            if process.cmdline()[1:3] == ["-m", module]:
-                return process
-        return None
-
-    def get(self, path: str) -> Any:
-        key = (self.folder / "key").read_text().strip()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", headers={"Authorization": f"Bearer {key}"}
-        )
-        with urllib.request.urlopen(request, timeout=5) as response:
-            return json.load(response)
-
-    def answers(self) -> bool:
-        try:
-            return bool(self.get("/v1/files")["object"] == "list")
-        except (urllib.error.URLError, ConnectionError):
-            return False
-
-    def stop(self) -> None:
-        """SIGTERM: it must end well and leave nobody."""
-        children = self.children()
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 0
-        assert psutil.wait_procs(children, timeout=1)[1] == []
-
-
-@contextmanager
-def stack(folder: Path, *command: str) -> Iterator[Stack]:
-    port = free_port()
-    arguments = command or (*LIGHT, str(folder), str(port))
-    process = subprocess.Popen(
-        [part.format(port=port) for part in arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environ(sweep_seconds=0.5) | {"PYTHONPATH": str(ROOT)},
-    )
-    with process:
-        try:
-            running = Stack(folder, port, process)
-            running.wait_ready()
-            yield running
-        finally:
-            process.kill()
 
 
 def run_up(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -159,7 +86,7 @@ def test_a_killed_up_takes_its_children_and_the_next_one_starts(tmp_path: Path) 
         running.process.kill()
         running.process.wait()
         with stack(folder) as again:
-            assert not any(child.is_running() for child in children)
+            wait_for(lambda: all(map(has_ended, children)), seconds=20, what="the children's end")
             assert again.answers()
             again.stop()
 

@@ -10,10 +10,13 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobs.graders.reasoning_gym import unavailable
+from jobs.models import Job
 from jobs.registry import STARTER_FOLDER
 from service.settings import ServiceSettings
 from worker.validate import validate
 
+needs_cage = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 Submit = Callable[..., dict[str, Any]]
 
 GRADER = {
@@ -112,13 +115,19 @@ def test_bad_rows_end_the_job_with_their_line(
     assert sentence in job["error"]["message"]
 
 
-def test_every_bad_row_is_named_up_to_a_limit(submit: Submit) -> None:
-    message = submit(jsonl(*[{"answer": "5"}] * 30))["error"]["message"]
+def test_every_bad_row_is_named(submit: Submit, client: TestClient) -> None:
+    job = submit(jsonl(*[{"answer": "5"}] * 30))
+    message = job["error"]["message"]
 
     assert "30 rows cannot be used" in message
     assert "line 1: " in message
     assert "line 20: " in message
-    assert message.endswith("and 10 more")
+    assert message.endswith("; and 10 more, on lines 21-30")
+    event = client.get(f"/v1/fine_tuning/jobs/{job['id']}/events?limit=1").json()["data"][0]
+    assert (event["level"], event["message"]) == ("error", message)
+    assert event["data"]["file"] == job["training_file"]
+    assert [fault["line"] for fault in event["data"]["faults"]] == list(range(1, 31))
+    assert "no 'messages'" in event["data"]["faults"][29]["reason"]
 
 
 def test_a_bad_validation_file_is_the_one_named(submit: Submit) -> None:
@@ -165,6 +174,83 @@ def test_a_model_folder_under_a_listed_root_is_taken(submit: Submit, model_folde
     job = submit(jsonl(*[row()] * 8), model=str(model_folder))
 
     assert (job["status"], job["model"]) == ("queued", str(model_folder))
+
+
+def test_a_row_whose_picture_no_judge_is_shown_is_named(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("HONED_JUDGES", '{"strict": {"base_url": "https://judge.example/v1"}}')
+    submit: Submit = request.getfixturevalue("submit")
+    part = {"type": "input_image", "image_url": "{{item.picture}}"}
+    seen = {"type": "score_model", "model": "strict", "input": [{"role": "user", "content": part}]}
+    grader = {"type": "multi", "graders": {"a": seen}, "calculate_output": "a"}
+    rows = [row(picture=f"{scheme}://example.com/a.png") for scheme in ("https", "http")]
+    job = submit(jsonl(*rows), grader=grader)
+    assert job["error"]["code"] == "invalid_training_file"
+    assert "line 2: the grader cannot use it: image_url must be" in job["error"]["message"]
+
+
+NUMBER = {"type": "number", "reference": "{{item.answer}}"}
+MATH = {"type": "math", "reference": "{{item.answer}}"}
+GYM = {"type": "reasoning_gym", "task": "word_sorting"}
+SORTED = {"answer": "a, b", "metadata": {"sorted_words": ["a", "b"]}}
+NOT_SORTED = {"answer": "a, b", "metadata": {}}
+
+
+@pytest.mark.parametrize(
+    ("grader", "good", "bad", "sentence"),
+    [
+        (NUMBER, {"answer": "1,024.5"}, {"answer": "many"}, "'many' is not a number"),
+        (NUMBER, {"answer": 7}, {"answer": None}, "'null' is not a number"),
+        (MATH, {"answer": "2x + 1"}, {"answer": "???"}, "holds no mathematics: '???'"),
+        pytest.param(GYM, SORTED, NOT_SORTED, "it is no entry of word_sorting", marks=needs_cage),
+    ],
+    ids=["number", "number-null", "math", "gym"],
+)
+def test_a_row_that_the_grader_can_never_use_is_named(
+    submit: Submit,
+    grader: dict[str, Any],
+    good: dict[str, Any],
+    bad: dict[str, Any],
+    sentence: str,
+) -> None:
+    both = {"type": "multi", "graders": {"a": grader}, "calculate_output": "a"}
+    rows = [row(**good)] * 60
+    rows[51] = row(**bad)
+    for wanted in (grader, both):
+        job = submit(jsonl(*rows), grader=wanted)
+        assert (job["status"], job["error"]["code"]) == ("failed", "invalid_training_file")
+        message = job["error"]["message"]
+        assert "line 52: the grader cannot use it: " in message
+        assert sentence in message
+        assert "1 row cannot be used" in message
+    assert submit(jsonl(*[row(**good)] * 8), grader=grader)["status"] == "queued"
+
+
+def test_a_reference_that_the_answer_decides_is_not_judged_before_there_is_one(
+    submit: Submit,
+) -> None:
+    for kind in ("number", "math"):
+        grader = {"type": kind, "reference": "{{sample.output_text}}"}
+        assert submit(jsonl(*[row()] * 8), grader=grader)["status"] == "queued"
+
+
+def test_a_judge_of_this_machine_counts_in_the_jobs_memory(
+    submit: Submit, sessions: sessionmaker[Session]
+) -> None:
+    messages = [{"role": "user", "content": "{{sample.output_text}}"}]
+    judged = {"type": "score_model", "model": "honed/starter", "input": messages}
+    graders = []
+    for grader in (GRADER, judged):
+        job = submit(jsonl(*[row()] * 8), grader=grader)
+        with sessions() as session:
+            kept = session.get_one(Job, job["id"])
+        parts = kept.resolved["memory"]["cpu"]
+        assert kept.memory_cpu_bytes == parts["least"] <= parts["total"]
+        graders.append(parts["graders"])
+    weights = (STARTER_FOLDER / "model.safetensors").stat().st_size
+    assert graders[0] == 0
+    assert graders[1] >= weights
 
 
 def test_a_model_without_chat_template_is_refused(submit: Submit, model_folder: Path) -> None:

@@ -6,10 +6,11 @@ In reading order:
     trainer      the loop, and how it stops and goes on
     collect      prompts -> graded groups   (rollout, hf_sampler, decode, cache; grading, order)
     advantage    rewards -> advantages
-    update       groups -> a moved adapter  (batch, forward, head, logprobs, objective)
-    policy       base model and adapter     (lora, checksum)
+    update       groups -> a moved adapter  (batch, row, forward, attention, head, logprobs,
+                                             objective)
+    policy       base model and adapter     (lora, checksum, rotation)
     gate         proof that the sampler draws from the policy
-    evaluate     greedy answers to held-out prompts
-    checkpoint   the training state in a folder
+    evaluate     answers to held-out prompts     (pass_at_k, lift)
+    checkpoint   the training state in a folder     (counts)
     metrics, hooks, errors
 """

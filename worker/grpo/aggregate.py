@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,12 @@ from worker.grpo.advantage import advantages, gdpo_advantages, has_signal, norma
 from worker.grpo.config import GrpoConfig
 from worker.grpo.overlong import COMPONENT
 from worker.grpo.types import Graded, Group
+
+
+def with_advantages(groups: Sequence[Group], config: GrpoConfig) -> list[Group]:
+    """Return the groups, each with the advantages of its rollouts."""
+    rows = group_advantages(groups, config)
+    return [replace(group, advantages=row) for group, row in zip(groups, rows, strict=True)]
 
 
 def group_advantages(groups: Sequence[Group], config: GrpoConfig) -> list[list[float]]:
@@ -26,6 +33,14 @@ def groups_with_signal(groups: Sequence[Group], config: GrpoConfig) -> list[bool
     return has_signal(_rewards_PG(groups)).tolist()
 
 
+def weighted_names(config: GrpoConfig) -> dict[str, float]:
+    """Return what each component weighs in a reward that is their weighted sum."""
+    weights = dict(config.component_weights)
+    if config.overlong_buffer_tokens:
+        weights[COMPONENT] = 1.0
+    return weights
+
+
 def _rewards_PG(groups: Sequence[Group]) -> Tensor:
     """Return [P, G] rewards, NaN where a grader failed."""
     return torch.tensor(
@@ -35,9 +50,7 @@ def _rewards_PG(groups: Sequence[Group]) -> Tensor:
 
 def _components_PGK(groups: Sequence[Group], config: GrpoConfig) -> tuple[Tensor, Tensor]:
     """Return [P, G, K] weighted components, NaN where the reward is none, and [K] weights."""
-    weights = dict(config.component_weights)
-    if config.overlong_buffer_tokens:
-        weights[COMPONENT] = 1.0
+    weights = weighted_names(config)
     names = list(weights)
 
     def numbers(graded: Graded) -> list[float]:

@@ -4,6 +4,7 @@ transformers' own cache is concatenated anew for every token, which copies all o
 (60 % of a decode step of a small model on the CPU). This one writes into a buffer in place.
 """
 
+import math
 from typing import cast
 
 import torch
@@ -104,3 +105,9 @@ PLAIN_ATTENTION = (DynamicLayer, DynamicSlidingWindowLayer)
 def is_plain_attention(config: PretrainedConfig) -> bool:
     """Return whether every layer's state is keys and values, which a group can share."""
     return all(type(layer) in PLAIN_ATTENTION for layer in DynamicCache(config=config).layers)
+
+
+def attention_window(config: PretrainedConfig) -> float:
+    """Return how many tokens back the layer with the shortest sight sees, infinity if all do."""
+    layers = DynamicCache(config=config).layers
+    return min((getattr(layer, "sliding_window", math.inf) for layer in layers), default=math.inf)

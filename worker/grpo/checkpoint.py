@@ -41,13 +41,19 @@ def capture(parameters: Mapping[str, Tensor], optimizer: Optimizer) -> dict[str,
 def reinstate(
     tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], optimizer: Optimizer
 ) -> None:
-    """Put back what `capture` returned; raises `InvalidCheckpoint` when it does not fit."""
-    optimizer.state.clear()
+    """Put back what `capture` returned.
+
+    Raises `InvalidCheckpoint`, with nothing changed, when it does not fit.
+    """
     for name, parameter in parameters.items():
         saved = tensors.get(f"adapter/{name}")
         if saved is None or saved.shape != parameter.shape:
             raise InvalidCheckpoint(f"The training state has no weights that fit {name}.")
-        parameter.copy_(saved)
+    if "rng/cpu" not in tensors:
+        raise InvalidCheckpoint("The training state has no random state.")
+    optimizer.state.clear()
+    for name, parameter in parameters.items():
+        parameter.copy_(tensors[f"adapter/{name}"])
         moments = {key: tensors[f"{key}/{name}"] for key in MOMENTS if f"{key}/{name}" in tensors}
         if moments:
             optimizer.state[parameter] = {
@@ -73,7 +79,8 @@ def load_state(
     """Return the tensors and the JSON of a training state.
 
     Raises `InvalidCheckpoint` when there is none, or when one of the `expected` values differs
-    from what was saved: a state goes on in the run it belongs to, and in no other.
+    from what was saved: a state goes on in the run it belongs to, and in no other. What an earlier
+    release did not save says nothing.
     """
     try:
         state = json.loads((folder / STATE).read_text())
@@ -81,9 +88,9 @@ def load_state(
     except (OSError, ValueError, SafetensorError) as error:
         raise InvalidCheckpoint(f"{folder} holds no whole training state: {error}") from error
     for name, value in {"format": FORMAT, **expected}.items():
-        if state.get(name) != value:
+        if name in state and state[name] != value:
             raise InvalidCheckpoint(
                 f"The training state in {folder} is of another run: its {name} is "
-                f"{state.get(name)!r}, not {value!r}."
+                f"{state[name]!r}, not {value!r}."
             )
     return tensors, state

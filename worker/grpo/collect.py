@@ -1,12 +1,12 @@
-"""The first half of a step: prompts in, graded groups with their advantages out."""
+"""The first half of a step: prompts in, graded groups out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
-from worker.grpo.aggregate import group_advantages, groups_with_signal
+from worker.grpo.aggregate import groups_with_signal
 from worker.grpo.config import GrpoConfig
-from worker.grpo.grading import GradeFn, Grading
+from worker.grpo.grading import GradeFn, GradeGroupFn, Grading
 from worker.grpo.hooks import Hooks, Stopwatch
 from worker.grpo.order import stream_seed, take
 from worker.grpo.overlong import punished
@@ -16,13 +16,21 @@ from worker.grpo.types import Group, Prompt, Rollout
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """A step's groups, and what it took to get them."""
+    """A step's groups, without advantages as yet, and what it took to get them."""
 
     groups: list[Group]
-    num_prompts: int
-    """Prompts drawn, those of refills included: how far the cursor moves."""
+    """Those that are to be trained on."""
+    drawn: list[Group]
+    """All of them, those that a refill replaced included."""
+    has_signal: list[bool]
+    """Of each that was drawn, whether it can teach anything."""
     num_tokens: int
     """Tokens of all prompts and completions drawn."""
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts drawn: how far the cursor moves."""
+        return len(self.drawn)
 
 
 class Collector:
@@ -35,12 +43,15 @@ class Collector:
         prompts: Sequence[Prompt],
         grade: GradeFn,
         hooks: Hooks,
+        *,
+        grade_group: GradeGroupFn | None = None,
     ) -> None:
         self.sampler = sampler
         self.config = config
         self.prompts = prompts
         self.grade = grade
         self.hooks = hooks
+        self.grade_group = grade_group
 
     def collect(self, *, step: int, cursor: int, stopwatch: Stopwatch) -> Collected:
         """Return the groups of a step that starts at prompt visit `cursor`.
@@ -62,14 +73,10 @@ class Collector:
             if num_live == config.batch_size:
                 break
         by_signal = sorted(range(len(drawn)), key=lambda i: not is_live[i])
-        chosen = [drawn[i] for i in sorted(by_signal[: config.batch_size])]
-        advantages_PG = group_advantages(chosen, config)
         return Collected(
-            groups=[
-                replace(group, advantages=row)
-                for group, row in zip(chosen, advantages_PG, strict=True)
-            ],
-            num_prompts=len(drawn),
+            groups=[drawn[i] for i in sorted(by_signal[: config.batch_size])],
+            drawn=drawn,
+            has_signal=is_live,
             num_tokens=sum(
                 len(group.prompt.ids) + len(rollout.completion_ids)
                 for group in drawn
@@ -78,7 +85,7 @@ class Collector:
         )
 
     def _draw(self, prompts: Sequence[Prompt], seed: int, stopwatch: Stopwatch) -> list[Group]:
-        """Sample and grade a group of each prompt; the advantages are still to come."""
+        """Sample a group of each prompt, grading every rollout as soon as it ends."""
         hooks, config = self.hooks, self.config
         total = len(prompts) * config.group_size
         hooks.progress("sampling", 0, total)
@@ -87,7 +94,9 @@ class Collector:
             grading.start(rollout)
             hooks.progress("sampling", grading.num_started, total)
 
-        with Grading(self.grade, prompts) as grading:
+        with Grading(
+            self.grade, prompts, grade_group=self.grade_group, group_size=config.group_size
+        ) as grading:
             with stopwatch.timing("sampling"):
                 groups = self.sampler.sample(
                     prompts,
@@ -99,6 +108,7 @@ class Collector:
                     interrupt=hooks.interrupt,
                 )
             with stopwatch.timing("grading"):
+                grading.start_rest(groups)
                 grading.finish(
                     interrupt=hooks.interrupt, progress=partial(hooks.progress, "grading")
                 )

@@ -14,6 +14,15 @@ SamplerCorrection = Literal[
     "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
 ]
 
+CHOICES = {
+    "loss_type": LossType,
+    "kl_estimator": KlEstimator,
+    "advantage_scale": AdvantageScale,
+    "importance_level": ImportanceLevel,
+    "reward_aggregation": RewardAggregation,
+    "sampler_correction": SamplerCorrection,
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GrpoConfig:
@@ -70,18 +79,26 @@ class GrpoConfig:
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
     micro_batch_tokens: int = 8192
-    """Padded tokens of one forward and backward pass; the gradient does not depend on it."""
+    """Tokens of one forward and backward pass, padding included; the gradient does not depend on
+    it."""
     max_nonfinite_updates: int = 3
     """Updates skipped for a NaN or infinite gradient before the run ends."""
 
     # Watching.
     eval_interval: int = 10
     """Steps between evaluations; one before the first step and one after the last come anyway."""
+    eval_pass_k: int = 4
+    """Sampled answers to a held-out prompt, for pass@k; 1: none beside the greedy one."""
+    eval_pass_threshold: float = 0.5
+    """The reward with which an answer passes."""
+    early_stopping_patience: int | None = None
+    """Evaluations in a row without a new best mean reward after which the run ends."""
     sampler_check_interval: int = 25
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "batch_size", "updates_per_rollout", "max_completion_tokens",
-                     "micro_batch_tokens", "eval_interval", "sampler_check_interval"):  # fmt: skip
+                     "micro_batch_tokens", "eval_interval", "eval_pass_k",
+                     "sampler_check_interval"):  # fmt: skip
             _require(getattr(self, name) >= 1, f"{name} must be at least 1")
         _require(self.group_size >= 2, "group_size must be at least 2: siblings are the baseline")
         for name in ("learning_rate", "max_grad_norm",
@@ -100,12 +117,12 @@ class GrpoConfig:
             0 <= self.sampler_ratio_min < 1 <= self.sampler_ratio_max,
             "sampler_ratio_min must be below 1 and sampler_ratio_max at least 1: they are ratios",
         )
+        _require(
+            self.early_stopping_patience is None or self.early_stopping_patience >= 1,
+            "early_stopping_patience must be at least 1: it counts evaluations",
+        )
         _require(self.delta is None or self.delta > 1, "delta must be above 1: it is a ratio")
-        for name, choices in (("loss_type", LossType), ("kl_estimator", KlEstimator),
-                              ("advantage_scale", AdvantageScale),
-                              ("importance_level", ImportanceLevel),
-                              ("reward_aggregation", RewardAggregation),
-                              ("sampler_correction", SamplerCorrection)):  # fmt: skip
+        for name, choices in CHOICES.items():
             options = get_args(choices)
             _require(getattr(self, name) in options, f"{name} must be one of {', '.join(options)}")
         if self.reward_aggregation == "normalize_then_sum":

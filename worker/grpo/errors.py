@@ -7,6 +7,7 @@
       * SamplerDesync          sampler and trainer disagree about the policy
       * NonFiniteLogprobs      the model no longer gives probabilities
       * NonFiniteGradients     updates kept coming out NaN or infinite
+      * OutOfMemory            one sequence alone needs more memory than there is
       * Interrupted            the caller asked to stop; raised by the caller's own hook
 
 All of them survive pickling: a trainer process may hand them to its parent.
@@ -42,6 +43,10 @@ class NonFiniteLogprobs(GrpoError, ArithmeticError):
 
 class NonFiniteGradients(GrpoError, ArithmeticError):
     """Too many updates came out NaN or infinite."""
+
+
+class OutOfMemory(GrpoError, MemoryError):
+    """One sequence alone does not fit in memory."""
 
 
 class Interrupted(GrpoError):

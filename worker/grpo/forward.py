@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from worker.grpo.batch import MicroBatch
+from worker.grpo.attention import row_states
+from worker.grpo.batch import Layout, MicroBatch
 from worker.grpo.logprobs import token_logprobs
 from worker.grpo.policy import Policy
 
@@ -19,18 +20,26 @@ def score(
     policy: Policy, batch: MicroBatch, temperature: float, *, is_entropy_trained: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return [B, T] log-probs of the completion tokens and [B, T] entropies, 0 on the padding."""
-    hidden_BTH = (shared if policy.shares_prompts else concatenated)(policy, batch)
     mask_BT = batch.completion_mask_BT
     logprobs_N, entropy_N = token_logprobs(
-        hidden_BTH[mask_BT],
+        predicting_states(policy, batch),
         batch.completion_ids_BT[mask_BT],
         policy.head,
         vocab_size=policy.vocab_size,
         temperature=temperature,
         is_entropy_trained=is_entropy_trained,
+        is_head_trained=policy.is_head_trained,
     )
     blank_BT = logprobs_N.new_zeros(mask_BT.shape)
     return blank_BT.masked_scatter(mask_BT, logprobs_N), blank_BT.masked_scatter(mask_BT, entropy_N)
+
+
+def predicting_states(policy: Policy, batch: MicroBatch) -> Tensor:
+    """Return [N, H] states that predict the completions' tokens, one rollout after the other."""
+    if batch.row is not None:
+        return row_states(policy.decoder, batch.row).index_select(0, batch.row.states_N)
+    hidden_BTH = (shared if batch.layout is Layout.SHARED else whole)(policy, batch)
+    return hidden_BTH[batch.completion_mask_BT]
 
 
 def shared(policy: Policy, batch: MicroBatch) -> Tensor:
@@ -44,8 +53,8 @@ def shared(policy: Policy, batch: MicroBatch) -> Tensor:
         input_ids=batch.prompt_ids_PL,
         attention_mask=mask_PL,
         position_ids=positions(mask_PL),
-        past_key_values=cache,
         use_cache=True,
+        **{policy.cache_argument: cache},
     ).last_hidden_state
     rows = batch.prompt_row_B
     first_B1H = prompt_PLH[rows, -1:]
@@ -58,13 +67,13 @@ def shared(policy: Policy, batch: MicroBatch) -> Tensor:
         input_ids=inputs_BT,
         attention_mask=mask_BL,
         position_ids=positions(mask_BL)[:, -inputs_BT.shape[1] :],
-        past_key_values=cache,
         use_cache=True,
+        **{policy.cache_argument: cache},
     ).last_hidden_state
     return torch.cat([first_B1H, rest_BTH], dim=1)
 
 
-def concatenated(policy: Policy, batch: MicroBatch) -> Tensor:
+def whole(policy: Policy, batch: MicroBatch) -> Tensor:
     """Return the same states as `shared`, computing each rollout's prompt with it.
 
     For models whose layers carry more than keys and values from one token to the next.

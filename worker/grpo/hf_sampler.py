@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from worker.grpo.cache import cache_bytes
-from worker.grpo.decode import DecodeBatch, without
+from worker.grpo.compaction import without
+from worker.grpo.decode import Start, decoding
 from worker.grpo.errors import NonFiniteLogprobs
+from worker.grpo.logprobs import CHUNK_LOGITS
 from worker.grpo.policy import Policy
 from worker.grpo.rollout import Interrupt, OnFinished
+from worker.grpo.rotation import check_room
 from worker.grpo.types import FinishReason, Prompt, Rollout
 
 # Room for keys and values while sampling; what it does not hold at once comes one after another.
@@ -33,10 +36,15 @@ class HfSampler:
         self.eos_ids = frozenset(eos_ids)
         max_bytes = max_cache_bytes or MAX_CACHE_BYTES[policy.device.type]
         self.max_cache_tokens = max_bytes // cache_bytes(policy.base.config, policy.dtype)
+        self._fingerprint = ""
+
+    def bound(self, cache_tokens: int | None) -> None:
+        """Bound the tokens of rows at a time; None leaves the bound that there is."""
+        self.max_cache_tokens = cache_tokens or self.max_cache_tokens
 
     def adapter_fingerprint(self) -> str:
         """Meet `Sampler.adapter_fingerprint`."""
-        return self.policy.adapter_fingerprint()
+        return self._fingerprint
 
     def sample(
         self,
@@ -50,6 +58,7 @@ class HfSampler:
         interrupt: Interrupt,
     ) -> list[list[Rollout]]:
         """Meet `Sampler.sample`. What a row draws does not depend on the rows beside it."""
+        check_room(self.policy.base.config, prompts, max_tokens)
         # One number a token, all drawn before the first: whichever rows leave the batch, those
         # that stay meet the same numbers.
         generator = torch.Generator().manual_seed(seed)
@@ -57,13 +66,15 @@ class HfSampler:
         uniforms_PGT = torch.rand(shape, dtype=torch.float64, generator=generator)
 
         drafts = [[_Draft(p.index, sample) for sample in range(num_samples)] for p in prompts]
-        with self.policy.sampling():
-            for chunk in self._chunks(prompts, num_samples, max_tokens):
+        with decoding(self.policy) as phase:
+            self._fingerprint = phase.fingerprint
+            for chunk, samples in self._chunks(prompts, num_samples, max_tokens):
                 interrupt()
                 for ended in self._decode(
+                    phase.start,
                     [prompts[i] for i in chunk],
-                    [draft for i in chunk for draft in drafts[i]],
-                    uniforms_PGT[chunk].flatten(0, 1),
+                    [draft for i in chunk for draft in drafts[i][samples]],
+                    uniforms_PGT[chunk][:, samples].flatten(0, 1),
                     temperature,
                 ):
                     for draft in ended:
@@ -73,20 +84,30 @@ class HfSampler:
 
     def _chunks(
         self, prompts: Sequence[Prompt], num_samples: int, max_tokens: int
-    ) -> Iterator[list[int]]:
-        """Yield the prompts' positions, like lengths together, in parts whose cache fits."""
+    ) -> Iterator[tuple[list[int], slice]]:
+        """Yield prompts, like lengths together, with those of their samples whose cache fits.
+
+        A group that does not fit by itself comes in parts.
+        """
         chunk: list[int] = []
+        whole = slice(0, num_samples)
         for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids)):
-            num_tokens = (len(chunk) + 1) * num_samples * (len(prompts[i].ids) + max_tokens)
-            if chunk and num_tokens > self.max_cache_tokens:
-                yield chunk
+            row = len(prompts[i].ids) + max_tokens
+            if chunk and (len(chunk) + 1) * num_samples * row > self.max_cache_tokens:
+                yield chunk, whole
                 chunk = []
-            chunk.append(i)
+            at_a_time = max(1, self.max_cache_tokens // row)
+            if at_a_time < num_samples:
+                for start in range(0, num_samples, at_a_time):
+                    yield [i], slice(start, start + at_a_time)
+            else:
+                chunk.append(i)
         if chunk:
-            yield chunk
+            yield chunk, whole
 
     def _decode(
         self,
+        start: Start,
         prompts: Sequence[Prompt],
         live: list["_Draft"],
         uniforms_BT: Tensor,
@@ -95,10 +116,11 @@ class HfSampler:
         """Extend `live`, one draft a row, until all have ended; yield those each token ended."""
         num_rows, max_tokens = uniforms_BT.shape
         num_samples = num_rows // len(prompts)
-        batch = DecodeBatch(self.policy, prompts, num_samples=num_samples, max_tokens=max_tokens)
+        batch = start(prompts, num_samples=num_samples, max_tokens=max_tokens)
         uniforms_BT = uniforms_BT.to(batch.logits_BV.device)
+        rows_B = torch.arange(num_rows, device=batch.logits_BV.device)
         for t in range(max_tokens):
-            ids_B, logprobs_B = draw(batch.logits_BV, uniforms_BT[:, t], temperature)
+            ids_B, logprobs_B = draw(batch.logits_BV, uniforms_BT[rows_B, t], temperature)
             ended = []
             for draft, token, logprob in zip(
                 live, ids_B.tolist(), logprobs_B.tolist(), strict=True
@@ -113,7 +135,7 @@ class HfSampler:
                 order = without(ended)
                 batch.keep(order)
                 live = [live[row] for row in order]
-                ids_B, uniforms_BT = ids_B[order], uniforms_BT[order]
+                ids_B, rows_B = ids_B[order], rows_B[order]
             batch.advance(ids_B)
 
 
@@ -146,8 +168,15 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Ten
     """Return [B] ids and their [B] fp32 log-probs at `temperature`; 0 takes the likeliest.
 
     The id is where the cumulative distribution passes the uniform number, so a draw is a function
-    of one number and the row's own logits.
+    of one number and the row's own logits, and so many rows are drawn at a time as memory is for.
     """
+    rows = max(1, CHUNK_LOGITS // logits_BV.shape[1])
+    chunks = zip(logits_BV.split(rows), uniforms_B.split(rows), strict=True)
+    ids, logprobs = zip(*(_draw(*chunk, temperature) for chunk in chunks), strict=True)
+    return torch.cat(ids), torch.cat(logprobs)
+
+
+def _draw(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     logits_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))
     all_logprobs_BV = (logits_BV / (temperature or 1.0)).log_softmax(dim=-1)
     if temperature == 0:

@@ -6,6 +6,8 @@ in fp32 whatever the model's dtype: bf16 log-probs are noise at the size of a po
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,11 +27,13 @@ def token_logprobs(
     vocab_size: int,
     temperature: float,
     is_entropy_trained: bool = False,
+    is_head_trained: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return [N] log-probs of `ids_N` and [N] entropies, both at `temperature` and in fp32.
 
-    When more than one chunk is needed, a chunk's logits are computed again in the backward pass
-    instead of being kept. The entropies have a gradient only when `is_entropy_trained`.
+    No chunk's logits outlive it: what the backward pass needs of them is made while they are
+    there, or, where the head itself is trained, they are computed again. The entropies have a
+    gradient only when `is_entropy_trained`.
     """
 
     def score(hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,16 +42,52 @@ def token_logprobs(
         )
 
     rows = max(1, CHUNK_LOGITS // vocab_size)
-    if len(ids_N) <= rows:
-        return score(hidden_NH, ids_N)
-    scored = [
-        checkpoint(score, hidden, ids, use_reentrant=False)
-        if torch.is_grad_enabled()
-        else score(hidden, ids)
-        for hidden, ids in zip(hidden_NH.split(rows), ids_N.split(rows), strict=True)
-    ]
-    logprobs, entropies = zip(*scored, strict=True)
+    if torch.is_grad_enabled() and not is_head_trained:
+        return _SlopedScores.apply(hidden_NH, ids_N, score, rows)
+    scored = partial(checkpoint, score, use_reentrant=False) if is_head_trained else score
+    chunks = zip(hidden_NH.split(rows), ids_N.split(rows), strict=True)
+    logprobs, entropies = zip(*(scored(*chunk) for chunk in chunks), strict=True)
     return torch.cat(logprobs), torch.cat(entropies)
+
+
+class _SlopedScores(torch.autograd.Function):
+    """Log-probs and entropies with their slopes in the hidden states, for a head that is frozen.
+
+    Each is a function of its own row of the hidden states alone, so its derivatives are one more
+    row, and the backward pass is that row times the incoming gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NH: Tensor,
+        ids_N: Tensor,
+        score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        rows: int,
+    ) -> tuple[Tensor, ...]:
+        values: list[list[Tensor]] = [[], []]
+        slopes: list[list[Tensor]] = [[], []]
+        for hidden, ids in zip(hidden_NH.split(rows), ids_N.split(rows), strict=True):
+            with torch.enable_grad():
+                states = hidden.detach().requires_grad_()
+                scores = score(states, ids)
+            for i, one in enumerate(scores):
+                values[i].append(one.detach())
+                if one.requires_grad:
+                    slopes[i] += torch.autograd.grad(
+                        one, states, torch.ones_like(one), retain_graph=i == 0
+                    )
+        ctx.save_for_backward(*(torch.cat(slope) for slope in slopes if slope))
+        logprobs_N, entropy_N = map(torch.cat, values)
+        if not slopes[1]:
+            ctx.mark_non_differentiable(entropy_N)
+        return logprobs_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads_N: Tensor) -> tuple[Tensor | None, ...]:
+        slopes = ctx.saved_tensors
+        terms = [g[:, None] * s for g, s in zip(grads_N, slopes, strict=False)]
+        return sum(terms[1:], start=terms[0]).to(slopes[0].dtype), None, None, None
 
 
 def score_logits(

@@ -1,5 +1,6 @@
 """The policy: a frozen base model with a LoRA adapter, which is never merged into it."""
 
+import inspect
 import json
 import warnings
 from collections.abc import Iterator
@@ -16,11 +17,20 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from worker.grpo.cache import is_plain_attention
+from worker.grpo.attention import attends_over_rows
+from worker.grpo.batch import Layout
+from worker.grpo.cache import attention_window, is_plain_attention
 from worker.grpo.checksum import checksum
 from worker.grpo.errors import InvalidCheckpoint, UnsupportedModel
 from worker.grpo.head import check_head, logits_head
-from worker.grpo.lora import SummedLinear, fixed_sums, suits
+from worker.grpo.lora import fixed_weights, linear_class
+
+OLD_CACHE_NAME = "past_key_values"
+
+
+def cache_argument(decoder: nn.Module) -> str:
+    """Return the name by which a decoder takes its cache: since transformers 5.24 a new one."""
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else OLD_CACHE_NAME
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +57,8 @@ class Policy:
             # GPT-2's layers keep their weights the other way around.
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
         )
-        if suits(base):
-            config._register_custom_module({nn.Linear: SummedLinear})
+        if (kind := linear_class(base)) is not None:
+            config._register_custom_module({nn.Linear: kind})
         with torch.random.fork_rng([base.device] if base.device.type == "cuda" else []):
             torch.manual_seed(seed)
             with warnings.catch_warnings():
@@ -61,12 +71,20 @@ class Policy:
         self.base = base
         self.decoder = base.get_decoder()
         """The model without its head: ids to hidden states, adapter included."""
+        self.cache_argument = cache_argument(self.decoder)
+        """What the decoder calls the cache it is given."""
         self.head = logits_head(base)
         """[N, H] hidden states to [N, V] logits."""
         self.vocab_size = int(base.config.get_text_config().vocab_size)
+        self.is_head_trained = any(
+            p.requires_grad for p in base.get_output_embeddings().parameters()
+        )
+        check_head(base, self.head)
         self.shares_prompts = is_plain_attention(base.config)
         """Whether a prompt's state can be computed once and continued by all its rollouts."""
-        check_head(base, self.head)
+        self.attends_over_rows = self.shares_prompts and attends_over_rows(base)
+        """Whether many sequences can be computed as one row, none longer than `window`."""
+        self.window = attention_window(base.config)
 
     @classmethod
     def load(
@@ -99,6 +117,12 @@ class Policy:
             raise UnsupportedModel(f"The base model {model} cannot be loaded: {error}") from error
         return cls(cast(Any, base).to(device), lora or LoraSettings(), seed=seed)
 
+    def layout(self, longest: int) -> Layout:
+        """Return how sequences of at most `longest` tokens are computed with the least padding."""
+        if self.attends_over_rows and longest <= self.window:
+            return Layout.ROW
+        return Layout.SHARED if self.shares_prompts else Layout.WHOLE
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -130,7 +154,13 @@ class Policy:
     @contextmanager
     def sampling(self) -> Iterator[None]:
         """Within it no gradient is taken and no weight changes: what can be made once, is."""
-        with torch.no_grad(), fixed_sums(self.model):
+        with torch.no_grad(), self.unmoved():
+            yield
+
+    @contextmanager
+    def unmoved(self) -> Iterator[None]:
+        """Within it no adapter weight changes: what passes need of them is made once for all."""
+        with fixed_weights(self.model):
             yield
 
     def base_checksum(self) -> str:
@@ -138,7 +168,7 @@ class Policy:
         return checksum({n: p for n, p in self.model.named_parameters() if not p.requires_grad})
 
     def adapter_fingerprint(self) -> str:
-        """Return a checksum of the adapter's weights as they are now."""
+        """Return a checksum of the adapter's weights as they are now; where it is off, of none."""
         return checksum(self.trainable)
 
     def adapter_state(self) -> dict[str, Tensor]:
@@ -153,10 +183,22 @@ class Policy:
             raise InvalidCheckpoint("The adapter's weights do not fit this base and LoRA rank.")
         set_peft_model_state_dict(self.model, state)
 
-    def save_adapter(self, folder: Path, *, base_name: str, revision: str | None) -> None:
-        """Write the adapter in PEFT's layout; the same weights give the same bytes."""
+    def save_adapter(
+        self,
+        folder: Path,
+        *,
+        base_name: str,
+        revision: str | None,
+        weights: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Write the adapter in PEFT's layout; the same weights give the same bytes.
+
+        `weights` is what `adapter_state` returned earlier; without it they are those of now.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.adapter_state(), folder / "adapter_model.safetensors", {"format": "pt"})
+        save_file(
+            weights or self.adapter_state(), folder / "adapter_model.safetensors", {"format": "pt"}
+        )
         config = self.lora_config.to_dict() | {
             "base_model_name_or_path": base_name,
             "revision": revision,

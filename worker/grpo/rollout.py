@@ -32,5 +32,9 @@ class Sampler(Protocol):
         ...
 
     def adapter_fingerprint(self) -> str:
-        """Return the fingerprint of the adapter that the next `sample` will draw with."""
+        """Return the fingerprint of the adapter that the last `sample` drew with.
+
+        Of the weights as they were read for it, and empty before the first: a sampler that draws
+        with a copy tells what it copied, not what the policy has by now.
+        """
         ...

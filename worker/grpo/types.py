@@ -12,8 +12,10 @@ Log-probs say whose they are: `logprobs` (the policy now), `old_logprobs` (the p
 update started from), `ref_logprobs` (the base model), `sampler_logprobs` (what drew the token).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from worker.grpo.lift import Lift
 
 FinishReason = Literal["stop", "length"]
 Phase = Literal["sampling", "grading", "training", "evaluating"]
@@ -60,6 +62,23 @@ class Graded:
     seconds: float
     text: str
     """What was graded, decoded by the caller."""
+    num_reasoning_tokens: int = 0
+    """Of the completion's tokens, those before the answer."""
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    """The calls of tools in it, which are not in `text`."""
+    part_seconds: dict[str, float] = field(default_factory=dict)
+    """How long each component took, by its name."""
+    part_errors: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What was wrong with each component, by its name; nothing of those that gave a number."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """Numbers that a step adds up over its rollouts, under the metric's name."""
+    part_counts: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What each component put into `counts`, by its name."""
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether its grader failed, also where a number took the place of its reward."""
+        return bool(self.errors) or self.reward is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +93,57 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Baseline:
+    """What the untrained policy got on the held-out prompts; later evaluations pair with it."""
+
+    rewards: list[float | None]
+    passes: list[float | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Greedy answers to the held-out prompts, one each."""
+    """Answers to the held-out prompts: a greedy one to each, and several to the first of them."""
 
     reward: float | None
-    """Mean over the rows whose grader gave a number; None when none did."""
+    """Mean over the greedy answers whose grader gave a number; None when none did."""
     rewards: list[float | None]
-    """One a held-out prompt, in their order."""
+    """One a held-out prompt, in their order: its greedy answer's."""
+    sampled_rewards: list[list[float | None]]
+    """Of the prompts that were answered `eval_pass_k` times, the rewards of those answers."""
+    passes: list[float | None]
+    """The same prompts' pass@k; None where a grader failed."""
+    lift: Lift | None
+    """What the greedy rewards gained since the evaluation before the first update."""
+    pass_lift: Lift | None
+    """What pass@k gained since then."""
     rollouts: list[Rollout]
+    """The greedy answers."""
     graded: list[Graded]
+    sampled: list[list[Graded]]
+    """The grades behind `sampled_rewards`."""
     mean_length: float
     """Completion tokens a row."""
     clipped_ratio: float
     """Share of rows that ran into the token limit."""
     seconds: float
+    is_comparable: bool = True
+    """Whether a reward means the same at every evaluation; a place among siblings does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Everything one step produced. Step 0 is the evaluation before the first update."""
+    """Everything one step produced. Step 0 is the evaluation before the first update.
+
+    `reward`, `rewards/...`, `completions/...` and the objective's numbers are over `groups`;
+    failures, latencies, judges' counts and `groups/...` are over `drawn`.
+    """
 
     step: int
     metrics: dict[str, float | None]
     """Numbers under TRL's names; None where a number does not exist in this step."""
     groups: list[Group]
+    """Those that were trained on, with their advantages."""
+    drawn: list[Group]
+    """All that were sampled and graded, those that dynamic sampling replaced included."""
     evaluation: Evaluation | None
     seconds: dict[Phase, float]

@@ -4,16 +4,18 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW
 
-from worker.grpo.batch import OVERHEAD_TOKENS, MicroBatch, Sample, collate, plan
+from worker.grpo.batch import OVERHEAD_TOKENS, MicroBatch, Sample, collate, longest, plan
 from worker.grpo.config import GrpoConfig
+from worker.grpo.denominators import rollout_weights
 from worker.grpo.forward import score
-from worker.grpo.objective import objective, rollout_weights
+from worker.grpo.objective import objective
 from worker.grpo.policy import Policy
 from worker.grpo.types import Group, Rollout
 
@@ -54,6 +56,8 @@ class Updater:
     def __init__(self, policy: Policy, config: GrpoConfig) -> None:
         self.policy = policy
         self.config = config
+        self.micro_batch_tokens = config.micro_batch_tokens
+        """Most tokens of a pass; it may be lowered between two preparations."""
         self.parameters = list(policy.trainable.values())
         self.optimizer = AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=0.0, fused=True
@@ -62,13 +66,16 @@ class Updater:
     def prepare(self, groups: Sequence[Group]) -> Work:
         """Return the work that a step's groups are; it is empty when none has signal."""
         samples, num_step_tokens = training_samples(groups, self.config)
+        layout = self.policy.layout(longest(samples))
         batches = plan(
             samples,
-            max_tokens=self.config.micro_batch_tokens,
-            share_prompts=self.policy.shares_prompts,
+            max_tokens=self.micro_batch_tokens,
+            layout=layout,
             overhead_tokens=OVERHEAD_TOKENS[self.policy.device.type],
         )
-        return Work([collate(batch, self.policy.device) for batch in batches], num_step_tokens)
+        return Work(
+            [collate(batch, self.policy.device, layout) for batch in batches], num_step_tokens
+        )
 
     def run(
         self, work: Work, *, step: int, interrupt: Callable[[], None], progress: Callable[[], None]
@@ -77,11 +84,11 @@ class Updater:
         if not work.batches:
             return []
         constants = self.constants(work, interrupt)
-        past = (step - 1) * self.config.updates_per_rollout
-        updates = []
-        for number in range(past + 1, past + 1 + self.config.updates_per_rollout):
-            totals = self.backward(work, constants, interrupt=interrupt, progress=progress)
-            updates.append(self.apply(totals, learning_rate(self.config, number)))
+        rate, updates = learning_rate(self.config, step), []
+        for _ in range(self.config.updates_per_rollout):
+            with self.policy.unmoved():
+                totals = self.backward(work, constants, interrupt=interrupt, progress=progress)
+            updates.append(self.apply(totals, rate))
         return updates
 
     def constants(self, work: Work, interrupt: Callable[[], None]) -> list[Constants]:
@@ -102,9 +109,10 @@ class Updater:
     @torch.no_grad()
     def _score_all(self, work: Work, interrupt: Callable[[], None]) -> list[Tensor]:
         logprobs = []
-        for batch in work.batches:
-            interrupt()
-            logprobs.append(score(self.policy, batch, self.config.temperature)[0])
+        with self.policy.unmoved():
+            for batch in work.batches:
+                interrupt()
+                logprobs.append(score(self.policy, batch, self.config.temperature)[0])
         return logprobs
 
     def backward(
@@ -117,7 +125,7 @@ class Updater:
     ) -> dict[str, float]:
         """Leave the gradient of the whole step's loss in the adapter; return loss and sums."""
         self.optimizer.zero_grad()
-        totals: dict[str, float] = defaultdict(float)
+        totals: dict[str, Tensor] = defaultdict(partial(torch.zeros, (), dtype=torch.float64))
         for batch, fixed in zip(work.batches, constants, strict=True):
             interrupt()
             logprobs_BT, entropy_BT = score(
@@ -142,11 +150,11 @@ class Updater:
                 config=self.config,
             )
             loss.backward()
-            totals["loss"] += loss.item()
-            for name, value in sums.items():
-                totals[name] += value.item()
+            for name, value in (sums | {"loss": loss.detach()}).items():
+                totals[name] = totals[name].to(value.device) + value
             progress()
-        return totals
+        # Read once for all: on a GPU every reading waits for it.
+        return dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
 
     def apply(self, totals: dict[str, float], rate: float) -> Update:
         """Clip the gradient and step the optimizer, unless something is not finite."""
@@ -196,6 +204,6 @@ def num_trained_tokens(rollout: Rollout, config: GrpoConfig) -> int:
     return sum(rollout.loss_mask)
 
 
-def learning_rate(config: GrpoConfig, update: int) -> float:
-    """Return the rate of update 1, 2, ...: linear warm-up, then constant."""
-    return config.learning_rate * min(1.0, update / max(1, config.warmup_steps))
+def learning_rate(config: GrpoConfig, step: int) -> float:
+    """Return the rate of step 1, 2, ...: linear warm-up, then constant."""
+    return config.learning_rate * min(1.0, step / max(1, config.warmup_steps))

@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from jobs.starter import ARITHMETIC_ROWS_MAX, SENTENCE_ROWS_MAX, arithmetic_rows, sentence_rows
+from worker.grpo.policy import cache_argument
 from worker.starter.lessons import (
     IGNORED,
     Lessons,
@@ -93,12 +95,12 @@ def lesson_loss(model: Qwen3ForCausalLM, lessons: Lessons, index: Tensor) -> Ten
     At each position -(s log p(target) + (1 - s) log p(other target)), s the target's share.
     """
     # All lessons begin alike: the beginning is computed once and seen through the cache.
-    prefix = model.model(lessons.prefix_ids, use_cache=True).past_key_values
+    name, prefix = cache_argument(model.model), DynamicCache(config=model.config)
+    model.model(lessons.prefix_ids, use_cache=True, **{name: prefix})
+    states = [(cast(Any, layer).keys, cast(Any, layer).values) for layer in prefix.layers]
     size = (len(index), -1, -1, -1)
-    cache = DynamicCache(
-        [(layer.keys.expand(size), layer.values.expand(size)) for layer in prefix.layers]
-    )
-    output = model.model(lessons.input_ids[index], past_key_values=cache)
+    cache = DynamicCache([(keys.expand(size), values.expand(size)) for keys, values in states])
+    output = model.model(lessons.input_ids[index], **{name: cache})
 
     targets = lessons.targets[index]
     taught = targets != IGNORED

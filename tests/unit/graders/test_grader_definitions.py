@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from court import MESSAGES, SCORE, Court
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from jobs.graders import GRADER_TYPES, GraderInvalid, grader_json_schema, parse_grader
+from jobs.graders import GRADER_TYPES, GraderInvalid, GraderSpec, grader_json_schema, parse_grader
 
 CHECK = {"type": "string_check", "input": "x", "reference": "y", "operation": "eq"}
 WORDS = {"type": "length", "unit": "words", "max": 3}
@@ -28,10 +31,9 @@ REFUSED = [
     ({}, "type", "needs a type, one of string_check, text_similarity"),
     ({"type": "strig_check"}, "type", "unknown grader type 'strig_check': the types are"),
     ({"type": 3}, "type", "unknown grader type"),
-    ({"type": "python", "source": "def grade(s, i): return 1"}, "type", "sandbox"),
-    ({"type": "score_model"}, "type", "'score_model' is not available on this server yet"),
-    ({"type": "label_model"}, "type", "not available on this server yet"),
-    ({"type": "endpoint"}, "type", "not available on this server yet"),
+    ({"type": "python"}, "source", "source is missing from the python grader"),
+    ({"type": "python", "source": "x", "wall_seconds": 121}, "wall_seconds", "120"),
+    ({"type": "label_model"}, "type", "only inside a multi"),
     ({"type": "string_check"}, "input", "input is missing from the string_check grader"),
     (
         {"type": "string_check", "input": "x", "reference": "y", "operatoin": "eq"},
@@ -52,9 +54,9 @@ REFUSED = [
     (with_(CHECK, input="\ud800"), "", "half a surrogate pair"),
     (with_(CHECK, **{"\ud800": 1}), "", "valid string"),
     (
-        {"type": "text_similarity", "input": "x", "reference": "y", "evaluation_metric": "bleu"},
+        {"type": "text_similarity", "input": "x", "reference": "y", "evaluation_metric": "cosine"},
         "evaluation_metric",
-        "'bleu' is not available on this server yet: use 'fuzzy_match'",
+        "the operator can name a service in HONED_EMBEDDINGS",
     ),
     ({"type": "regex", "pattern": "(a"}, "pattern", "missing )"),
     ({"type": "regex", "pattern": "a(?=b)"}, "pattern", "invalid perl operator"),
@@ -96,7 +98,7 @@ REFUSED = [
     (multi([with_(WORDS, name="my grader")]), "graders", "the key 'my grader' cannot stand"),
     (multi({"a-b": WORDS}), "graders", "the key 'a-b' cannot stand in a formula"),
     (multi({"a": multi({"b": WORDS})}), "graders.a.type", "cannot hold another multi"),
-    (multi({"a": {"type": "python"}}), "graders.a.type", "graders.a: a python grader"),
+    (multi({"a": {"type": "ruler"}}), "graders.a.model", "missing from the ruler grader"),
     (multi({"a": {"type": "x"}}), "graders.a.type", "unknown grader type 'x'"),
     (multi({"a": 1}), "graders.a", "graders.a"),
     (multi({"a": with_(CHECK, operation="is")}), "graders.a.operation", "'eq', 'ne'"),
@@ -182,3 +184,37 @@ def test_a_deeply_nested_definition_is_refused() -> None:
         parse_grader(with_(CHECK, input=deep))
     with pytest.raises(GraderInvalid):
         parse_grader(multi(deep))
+
+
+@pytest.mark.parametrize("grader", GRADER_TYPES)
+def test_null_is_the_default_of_every_field_that_has_one(grader: str) -> None:
+    """What an answer shows as null, and what clients send for what they leave out."""
+    for nested in (GRADER_TYPES[grader], *GRADER_TYPES[grader].nested.values()):
+        fields = nested.model_fields
+        nulls: dict[str, Any] = dict.fromkeys(
+            name for name, field in fields.items() if not field.is_required()
+        )
+        if issubclass(nested, GraderSpec):
+            nulls["type"] = grader
+        try:
+            nested.model_validate(nulls)
+        except ValidationError as error:
+            wrong = {problem["loc"][0] for problem in error.errors()}
+            assert wrong <= {name for name, field in fields.items() if field.is_required()}
+
+
+def test_a_definition_that_a_client_dumped_with_nulls_is_taken(court: Callable[..., Court]) -> None:
+    dumped = with_(
+        SCORE,
+        range=None,
+        sampling_params={"seed": 3, "top_p": None, "temperature": None},
+        input=[{**message, "type": None} for message in MESSAGES],
+    )
+    means = court(lambda _: None).means
+    plain = parse_grader(with_(SCORE, sampling_params={"seed": 3}), means)
+    assert parse_grader(dumped, means).dump() == plain.dump()
+    both = multi({"a": with_(WORDS, name=None, min=None)}, "a")
+    assert parse_grader(both).dump() == parse_grader(multi({"a": WORDS}, "a")).dump()
+    for wrong in (with_(SCORE, temprature=0.5), with_(SCORE, temprature=None)):
+        with pytest.raises(GraderInvalid, match="temprature is not a field"):
+            parse_grader(wrong, means)

@@ -4,7 +4,9 @@ import time
 
 import pytest
 
-from jobs.graders import Sample, parse_grader
+from jobs.graders import GraderInvalid, Sample, parse_grader
+from jobs.graders.alone import grades_alone
+from jobs.graders.sandbox import pools
 
 EXACT = {
     "type": "string_check",
@@ -117,3 +119,62 @@ def _seconds_of_hundred(grader, sample: Sample, item: dict) -> float:
     for _ in range(100):
         grader.grade(sample, item)
     return time.perf_counter() - started
+
+
+# Python parts.
+
+
+def part(source: str, **fields: object) -> dict:
+    return {"type": "python", "source": f"def grade(sample, item):\n    {source}\n", **fields}
+
+
+def test_python_parts_run_side_by_side() -> None:
+    """Two parts of two samples each, a second a call: not four calls one after another."""
+    sleeps = "import time; time.sleep(1.0); return 1.0"
+    grader = parse_grader(multi({"a": part(sleeps), "b": part(f"x = 1; {sleeps}")}, "a + b"))
+    grader.check()
+    started = time.perf_counter()
+    grades = grader.grade_group([Sample("x"), Sample("y")], {})
+    assert [grade.reward for grade in grades] == [2.0, 2.0]
+    assert time.perf_counter() - started < 3.0
+
+
+def test_errors_of_several_python_parts_are_told_together() -> None:
+    graders = {
+        "a": part("return 1 / 0"),
+        "b": part("return item['x']"),
+        "c": part("while True: pass", cpu_seconds=0.2),
+        "d": part("import os; os._exit(3)"),
+    }
+    grade = parse_grader(multi(graders, "a + b + c + d")).grade(Sample(""), {})
+    runtime, server = "python_grader_runtime_error", "python_grader_server_error"
+    assert grade.errors == {runtime, server}
+    assert "a: Traceback" in grade.details[runtime]
+    assert "; b: Traceback" in grade.details[runtime]
+    assert grade.details[server] == "timeout"
+    for key in graders:
+        assert f"{key}: " in (grade.error_detail or "")
+
+
+def test_more_python_parts_than_sandboxes_are_refused() -> None:
+    parts = {f"p{number}": part(f"return {number}") for number in range(9)}
+    with pytest.raises(GraderInvalid, match="9 python graders, and 8 is the most") as refused:
+        parse_grader(multi(parts, "p0"))
+    assert refused.value.param == "graders"
+    same = {key: part("return 1") for key in parts}  # one program, one sandbox
+    assert parse_grader(multi(same, "p0")).grade(Sample(""), {}).reward == 1.0
+
+
+def test_whether_a_grader_ranks_is_known_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_starts(*_: object) -> None:
+        raise AssertionError("a sandbox was asked for")
+
+    ranks = "def grade_group(samples, item):\n    return [0.0 for _ in samples]\n"
+    grader = parse_grader(multi({"r": {"type": "python", "source": ranks}}, "r"))
+    alone = parse_grader(part("return 1"))
+    grader.check()
+    monkeypatch.setattr(pools, "borrowed", none_starts)
+    assert grader.is_group_aware
+    assert not grades_alone(grader)
+    assert not alone.is_group_aware
+    assert grades_alone(alone)

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from worker.grpo.advantage import advantages, gdpo_advantages, has_signal
 
@@ -34,6 +36,23 @@ def test_a_constant_group_is_exactly_zero(scale: str, constant: float) -> None:
     assert found[0].tolist() == [0.0] * 7
     assert found[1].abs().min() > 0
     assert has_signal(rewards_PG).tolist() == [False, True]
+
+
+@settings(deadline=None, database=None)
+@given(
+    st.floats(-1e30, 1e30),
+    st.integers(2, 64),
+    st.sampled_from(["group", "batch", "none"]),
+    st.lists(st.floats(-10, 10), min_size=2, max_size=2),
+)
+def test_whatever_the_constant_and_whoever_is_beside_it(
+    constant: float, size: int, scale: str, others: list[float]
+) -> None:
+    beside = (others * size)[:size]
+    found = advantages(torch.tensor([[constant] * size, beside], dtype=torch.float64), scale)
+    assert found[0].tolist() == [0.0] * size
+    both = torch.tensor([[[constant, constant]] * size, list(zip(beside, beside, strict=True))])
+    assert gdpo_advantages(both.double(), torch.tensor([0.7, 0.3]))[0].tolist() == [0.0] * size
 
 
 def test_a_failed_grader_is_out_of_the_baseline() -> None:

@@ -9,43 +9,28 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
     GraniteConfig,
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen3_5ForCausalLM,
     Qwen3_5TextConfig,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
+from tests.tiny_models import FAMILIES, GQA, families, sizes
 from tests.unit.grpo.tiny import VOCAB, disturb, grader, prompts, tiny_config
-from worker.grpo.batch import Sample, collate
-from worker.grpo.errors import UnsupportedModel
-from worker.grpo.forward import concatenated, score, shared
+from worker.grpo.batch import Layout, Sample, collate
+from worker.grpo.errors import InvalidConfig, UnsupportedModel
+from worker.grpo.forward import score
 from worker.grpo.hf_sampler import HfSampler
 from worker.grpo.policy import LoraSettings, Policy
 from worker.grpo.trainer import Trainer
 from worker.grpo.types import Rollout
 
-SIZES = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}
-GQA = {"num_key_value_heads": 2}
+SIZES = sizes(VOCAB)
 WINDOW = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 LINEAR = {
     "layer_types": ["linear_attention", "full_attention"],
@@ -54,28 +39,51 @@ LINEAR = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
 }
+BOUND = 18  # The longest of the prompts below with its completion has 17 tokens.
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [1.0, 2.0, 4.0, 8.0],
+    "original_max_position_embeddings": BOUND,
+}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+BY_LENGTH: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama-longrope": lambda: LlamaForCausalLM(LlamaConfig(**SIZES | GQA, rope_parameters=LONG)),
+    "llama-dynamic": lambda: LlamaForCausalLM(
+        LlamaConfig(**SIZES | GQA | {"max_position_embeddings": BOUND}, rope_parameters=DYNAMIC)
+    ),
+    "phi3-longrope": lambda: Phi3ForCausalLM(
+        Phi3Config(
+            **SIZES | GQA, original_max_position_embeddings=BOUND, rope_parameters=dict(LONG)
+        )
+    ),
+}
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
-    "llama-gqa-tied": lambda: LlamaForCausalLM(
-        LlamaConfig(**SIZES | GQA, tie_word_embeddings=True)
-    ),
-    "qwen3-gqa": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES | GQA)),
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64)
-    ),
+    **{
+        name: families(VOCAB, is_tied=is_tied)[family]
+        for name, (family, is_tied) in FAMILIES.items()
+    },
     "gemma2-softcap-window": lambda: Gemma2ForCausalLM(
         Gemma2Config(**SIZES | GQA | WINDOW, final_logit_softcapping=2.0)
     ),
-    "gemma3-window": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES | GQA | WINDOW)),
+    "gemma3-window": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**SIZES | GQA | WINDOW | {"sliding_window": 6})
+    ),
     "granite-scaled": lambda: GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=4.0)),
     "qwen3.5-linear": lambda: Qwen3_5ForCausalLM(Qwen3_5TextConfig(**SIZES | GQA | LINEAR)),
+    **BY_LENGTH,
 }
 
 
 @pytest.fixture(scope="module", params=MODELS.keys())
 def policy(request: pytest.FixtureRequest) -> Policy:
     torch.manual_seed(0)
-    policy = Policy(MODELS[request.param](), LoraSettings(rank=4, alpha=8), seed=0)
+    base = MODELS[request.param]()
+    is_tied = base.get_output_embeddings().weight is base.get_input_embeddings().weight
+    if request.param.endswith("tied"):
+        assert is_tied == (not request.param.endswith("untied"))
+    policy = Policy(base, LoraSettings(rank=4, alpha=8), seed=0)
     disturb(policy, 0.05)
     return policy
 
@@ -107,24 +115,36 @@ def test_sampler_logprobs_equal_teacher_forcing(policy: Policy) -> None:
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_trainer_logprobs_equal_the_samplers_in_both_layouts(policy: Policy) -> None:
+def test_every_layout_gives_the_samplers_logprobs_and_the_same_gradient(policy: Policy) -> None:
     samples = [
         Sample(i, prompt, rollout, 1.0, 1.0)
         for i, (prompt, row) in enumerate(zip(prompts(4), drawn(policy), strict=True))
         for rollout in row
     ]
-    layouts = [concatenated, shared] if policy.shares_prompts else [concatenated]
+    layouts = [Layout.WHOLE, Layout.SHARED, Layout.ROW]
     gradients = []
-    for layout in layouts:
-        batch = collate(samples, policy.device)
-        policy.shares_prompts = layout is shared
+    for layout in layouts[: layouts.index(policy.layout(4)) + 1]:
+        batch = collate(samples, policy.device, layout)
         logprobs_BT, _ = score(policy, batch, 0.9)
         difference_BT = (logprobs_BT - batch.sampler_logprobs_BT).detach()
+        if layout is Layout.ROW and policy.window < 13:
+            # A row's attention has no window: `layout` gives sequences that need one another.
+            assert difference_BT.abs().max() > 1e-3
+            assert policy.layout(7) is Layout.SHARED
+            continue
         assert difference_BT[batch.completion_mask_BT].abs().max() < 1e-5
         parameters = list(policy.trainable.values())
-        gradients.append(torch.autograd.grad(logprobs_BT.sum(), parameters))
-    for one, other in zip(*gradients, strict=True) if len(gradients) == 2 else []:
-        assert (one - other).abs().max() <= 1e-5 * one.abs().max()
+        weights_BT = torch.arange(logprobs_BT.numel()).reshape(logprobs_BT.shape) % 5 - 1.7
+        gradients.append(torch.autograd.grad((logprobs_BT * weights_BT).sum(), parameters))
+    for other in gradients[1:]:
+        for one, same in zip(gradients[0], other, strict=True):
+            assert (one - same).abs().max() <= 1e-5 * one.abs().max()
+
+
+def test_the_usual_families_are_computed_without_padding(policy: Policy) -> None:
+    family = type(policy.base).__name__
+    has_row = policy.layout(4) is Layout.ROW
+    assert has_row == (family not in ("Qwen3_5ForCausalLM", "Gemma2ForCausalLM")), family
 
 
 def test_a_jobs_steps_run(policy: Policy) -> None:
@@ -153,3 +173,53 @@ def test_a_head_that_the_engine_does_not_know_is_refused() -> None:
 
     with pytest.raises(UnsupportedModel, match="Shifted changes its logits"):
         Policy(Shifted(LlamaConfig(**SIZES)), LoraSettings(), seed=0)
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_a_rotation_that_changes_with_the_length_is_used_below_that_length(name: str) -> None:
+    policy = Policy(BY_LENGTH[name](), LoraSettings(rank=4, alpha=8), seed=0)
+    [asked] = prompts(1, length=BOUND - 5)
+    positions = torch.arange(BOUND + 1)[None]
+    rotation = policy.decoder.rotary_emb
+    hidden = torch.zeros(1, 1, 1)
+    # The number is exact: one token more, and all tokens before it are turned otherwise.
+    within = rotation(hidden, positions[:, :BOUND])[1][:, :5]
+    torch.testing.assert_close(within, rotation(hidden, positions[:, :5])[1], rtol=0, atol=0)
+    assert not within.equal(rotation(hidden, positions)[1][:, :5])
+
+    def draw(max_tokens: int) -> list[list[Rollout]]:
+        return HfSampler(policy, eos_ids=[]).sample(
+            [asked],
+            num_samples=2,
+            max_tokens=max_tokens,
+            temperature=1.0,
+            seed=0,
+            on_finished=lambda rollout: None,
+            interrupt=lambda: None,
+        )
+
+    assert len(draw(5)[0][0].completion_ids) == 5
+    refusal = f"longer than the {BOUND} tokens .* 5 tokens of completion would fit"
+    with pytest.raises(InvalidConfig, match=refusal):
+        draw(6)
+    config = tiny_config(max_completion_tokens=6)
+    grade = grader(lambda prompt, rollout: 1.0)
+    with pytest.raises(InvalidConfig, match=refusal):
+        Trainer(policy, HfSampler(policy, eos_ids=[]), config, prompts(1), [asked], grade=grade)
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_a_score_does_not_depend_on_the_rows_beside_it(name: str) -> None:
+    torch.manual_seed(0)
+    policy = Policy(BY_LENGTH[name](), LoraSettings(rank=4, alpha=8), seed=0)
+    disturb(policy, 0.05)
+    samples = [
+        Sample(i, prompt, row[0], 1.0, 1.0)
+        for i, (prompt, row) in enumerate(zip(prompts(4), drawn(policy), strict=True))
+    ]
+    for layout in (Layout.WHOLE, Layout.SHARED, policy.layout(17)):
+        whole = collate(samples, policy.device, layout)
+        together = score(policy, whole, 0.9)[0][whole.completion_mask_BT]
+        parts = [collate([sample], policy.device, layout) for sample in samples]
+        alone = [score(policy, one, 0.9)[0][one.completion_mask_BT] for one in parts]
+        torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)

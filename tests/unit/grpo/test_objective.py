@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from tests.unit.grpo.tiny import tiny_config
+from worker.grpo.denominators import rollout_weights
+from worker.grpo.kl import kl_divergence
 from worker.grpo.logprobs import score_logits
-from worker.grpo.objective import importance_ratio, kl_divergence, objective, rollout_weights
+from worker.grpo.objective import objective
+from worker.grpo.ratio import importance_ratio
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 LOGPROBS = torch.tensor([[-0.5, -1, -2, -0.1], [-0.3, -0.7, 9, 9]], dtype=torch.float64)
@@ -71,6 +74,11 @@ def test_golden_numbers(changes: dict[str, Any], expected: float) -> None:
         ("k3", True, 0.0413171),
         ("k1", False, 0.1416667),
         ("k2", False, 0.0352083),
+        # log(pi / ref) of the six tokens: .15 -.25 .45 .05, .1 .35; their ratios: 1.1051709
+        # .7408182 1.4918247 1, 1.0512711 1.3498588. (.1657756 - .1852046 + .6713211 + .05
+        # + .1051271 + .4724506) / 6, and with each log squared and halved instead.
+        ("k1", True, 0.2132450),
+        ("k2", True, 0.0459694),
     ],
 )
 def test_golden_kl(estimator: str, is_corrected: bool, expected: float) -> None:

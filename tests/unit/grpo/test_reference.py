@@ -5,65 +5,40 @@ rollout goes through the whole model alone, each token's term is added up in a l
 run in every split of the same work.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from tests.unit.grpo.tiny import EOS, VOCAB, disturb, prompts, tiny_config
-from worker.grpo import logprobs
-from worker.grpo.advantage import advantages
+from tests.unit.grpo.tiny import EOS, disturb, drawn_elsewhere, tiny_config
+from tests.unit.grpo.written_out import (
+    T,
+    drawn_groups,
+    float64_policy,
+    reference_loss,
+    rollouts,
+    sequence_scores,
+)
+from worker.grpo import logprobs, update
+from worker.grpo.batch import Layout, MicroBatch, collate
 from worker.grpo.config import GrpoConfig
-from worker.grpo.hf_sampler import HfSampler
-from worker.grpo.policy import LoraSettings, Policy
-from worker.grpo.types import Graded, Group, Prompt, Rollout
+from worker.grpo.policy import Policy
+from worker.grpo.types import Group
 from worker.grpo.update import Updater
 
-P, G, T = 3, 4, 8
-REWARDS = torch.tensor([[0.0, 1.0, 0.5, 0.25], [1.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.5, 0.5]])
 LOSS_TYPES = ("grpo", "bnpo", "dapo", "dr_grpo", "cispo", "sapo")
 
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    # Of an architecture that computes in its weights' dtype: Llama's norms are fp32 always.
-    torch.manual_seed(0)
-    base = GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=VOCAB,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=64,
-            initializer_range=0.2,
-        )
-    )
-    policy = Policy(base.double(), LoraSettings(rank=4, alpha=8), seed=0)
-    disturb(policy, 0.05)
-    return policy
+    return float64_policy()
 
 
 @pytest.fixture(scope="module")
 def groups(policy: Policy) -> list[Group]:
-    rows = HfSampler(policy, eos_ids=[EOS, *range(2, 14)]).sample(
-        prompts(P),
-        num_samples=G,
-        max_tokens=T,
-        temperature=0.8,
-        seed=5,
-        on_finished=lambda rollout: None,
-        interrupt=lambda: None,
-    )
-    # A tool's result in the middle of a completion is there to be read, not to be trained.
-    rows[0][1].loss_mask[1] = False
-    weights = advantages(REWARDS, "group").tolist()
-    return [
-        Group(prompt, row, [Graded(0.0, {}, {}, 0.0, "")] * G, weight)
-        for prompt, row, weight in zip(prompts(P), rows, weights, strict=True)
-    ]
+    return drawn_groups(policy)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -81,6 +56,17 @@ CASES: dict[str, dict[str, Any]] = {
         }
         for loss_type, estimator in (("grpo", "k1"), ("dapo", "k2"), ("dr_grpo", "k3"))
         for is_corrected in (True, False)
+    },
+    **{
+        f"sampler-{level}-{action}": {
+            "sampler_correction": f"{level}_{action}",
+            "sampler_ratio_min": 1 / bound,
+            "sampler_ratio_max": bound,
+            "loss_type": loss_type,
+            "kl_coef": 0.1,
+        }
+        for level, bound in (("token", 1.1), ("sequence", 1.3))
+        for action, loss_type in (("truncate", "grpo"), ("mask", "cispo"))
     },
     "delta-entropy-truncated": {"delta": 1.05, "entropy_coef": 0.05, "mask_truncated": True},
 }
@@ -100,6 +86,8 @@ def test_loss_and_gradients_equal_the_reference(
         | {"cispo_max_ratio": 1.05}
         | changes
     )
+    if config.sampler_correction != "none":
+        groups = [drawn_elsewhere(group) for group in groups]
     before = {name: p.detach().clone() for name, p in policy.trainable.items()}
     old = {id(r): sequence_scores(policy, g.prompt, r)[0].detach() for g, r in rollouts(groups)}
     updaters = [Updater(policy, replaced(config, **split)) for split in SPLITS.values()]
@@ -110,7 +98,10 @@ def test_loss_and_gradients_equal_the_reference(
     ]
     disturb(policy, 0.01)
 
-    expected = reference_loss(policy, groups, old, config)
+    scores = {id(r): sequence_scores(policy, g.prompt, r) for g, r in rollouts(groups)}
+    with policy.reference(), torch.no_grad():
+        ref = {id(r): sequence_scores(policy, g.prompt, r)[0] for g, r in rollouts(groups)}
+    expected = reference_loss(groups, scores, old, ref, config)
     names, parameters = zip(*policy.trainable.items(), strict=True)
     gradients = dict(zip(names, torch.autograd.grad(expected, parameters), strict=True))
     # A head that must go in chunks, as one of 150,000 tokens would.
@@ -129,75 +120,63 @@ def test_loss_and_gradients_equal_the_reference(
             parameter.copy_(before[name])
 
 
-def reference_loss(
-    policy: Policy, groups: list[Group], old: dict[int, Tensor], config: GrpoConfig
-) -> Tensor:
-    """GRPO as its papers write it."""
-    masks = {
-        id(r): [
-            m and not (config.mask_truncated and r.finish_reason == "length") for m in r.loss_mask
-        ]
-        for _, r in rollouts(groups)
-    }
-    num_tokens = sum(sum(mask) for mask in masks.values())
-    total, entropy_sum = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for group in groups:
-        for rollout, advantage in zip(group.rollouts, group.advantages, strict=True):
-            mask = masks[id(rollout)]
-            new, entropy = sequence_scores(policy, group.prompt, rollout)
-            if config.kl_coef:
-                with policy.reference(), torch.no_grad():
-                    ref, _ = sequence_scores(policy, group.prompt, rollout)
-            log_ratio = new - old[id(rollout)]
-            if config.importance_level == "sequence":
-                trained = [log_ratio[t] for t in range(len(mask)) if mask[t]]
-                mean = sum(trained) / max(1, len(trained))
-                log_ratio = torch.stack([torch.as_tensor(mean)] * len(mask))
-            for t in range(len(mask)):
-                if not mask[t]:
-                    continue
-                term = token_loss(log_ratio[t].exp(), advantage, new[t], config)
-                if config.kl_coef:
-                    kl = {
-                        "k1": new[t] - ref[t],
-                        "k2": (new[t] - ref[t]) ** 2 / 2,
-                        "k3": (ref[t] - new[t]).exp() - (ref[t] - new[t]) - 1,
-                    }[config.kl_estimator]
-                    factor = log_ratio[t].exp() if config.kl_ratio_correction else 1
-                    term = term + config.kl_coef * kl * factor
-                denominator = {
-                    "grpo": P * G * max(1, sum(mask)),
-                    "sapo": P * G * max(1, sum(mask)),
-                    "dr_grpo": P * G * T,
-                }.get(config.loss_type, num_tokens)
-                total = total + term / denominator
-                entropy_sum = entropy_sum + entropy[t]
-    return total - config.entropy_coef * entropy_sum / num_tokens
+def gradients_of(policy: Policy, groups: list[Group], config: GrpoConfig) -> dict[str, Tensor]:
+    updater = Updater(policy, config)
+    work = updater.prepare(groups)
+    constants = updater.constants(work, interrupt=lambda: None)
+    updater.backward(work, constants, interrupt=lambda: None, progress=lambda: None)
+    return {name: p.grad.clone() for name, p in policy.trainable.items()}
 
 
-def token_loss(ratio: Tensor, advantage: float, logprob: Tensor, config: GrpoConfig) -> Tensor:
-    if config.loss_type == "cispo":
-        return -min(ratio.item(), config.cispo_max_ratio) * advantage * logprob
-    if config.loss_type == "sapo":
-        tau = config.sapo_temperature_pos if advantage > 0 else config.sapo_temperature_neg
-        return -(4 / tau) / (1 + (-tau * (ratio - 1)).exp()) * advantage
-    low, high = 1 - config.clip_eps_low, 1 + config.clip_eps_high
-    clipped = ratio if low <= ratio <= high else ratio.new_tensor(low if ratio < low else high)
-    bounded = ratio.new_tensor(config.delta) if config.delta and ratio > config.delta else ratio
-    return -torch.minimum(bounded * advantage, clipped * advantage)
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert any(gradient.abs().max() > 1e-4 for gradient in one.values())
+    for name, gradient in one.items():
+        assert (gradient - other[name]).abs().max() < 1e-12, name
 
 
-def sequence_scores(policy: Policy, prompt: Prompt, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies of one completion, by the whole model on the whole sequence."""
-    ids = torch.tensor([*prompt.ids, *rollout.completion_ids])
-    logits = policy.model(input_ids=ids[None], use_cache=False).logits[0] / 0.8
-    every = logits[len(prompt.ids) - 1 : -1].log_softmax(-1)
-    chosen = every[range(len(rollout.completion_ids)), rollout.completion_ids]
-    return chosen, -(every.exp() * every).sum(-1)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_the_order_of_groups_and_siblings_does_not_matter(
+    policy: Policy, groups: list[Group], loss_type: str
+) -> None:
+    config = tiny_config(max_completion_tokens=T, loss_type=loss_type, kl_coef=0.1)
+    turned = [
+        replace(group, rollouts=group.rollouts[::-1], advantages=group.advantages[::-1])
+        for group in groups[::-1]
+    ]
+    assert_same(gradients_of(policy, groups, config), gradients_of(policy, turned, config))
 
 
-def rollouts(groups: list[Group]) -> list[tuple[Group, Rollout]]:
-    return [(group, rollout) for group in groups for rollout in group.rollouts]
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("layout", [Layout.SHARED, Layout.WHOLE])
+def test_padding_does_not_matter(
+    policy: Policy,
+    groups: list[Group],
+    loss_type: str,
+    layout: Layout,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None, or five columns more on either side, filled with tokens that mean something."""
+    config = tiny_config(max_completion_tokens=T, loss_type=loss_type, kl_coef=0.1)
+    assert policy.layout(T) is Layout.ROW
+    expected = gradients_of(policy, groups, config)
+    monkeypatch.setattr(policy, "layout", lambda longest: layout)
+    monkeypatch.setattr(update, "collate", lambda *args: padded(collate(*args)))
+    assert_same(expected, gradients_of(policy, groups, config))
+
+
+def padded(batch: MicroBatch) -> MicroBatch:
+    def wider(tensor: Tensor, *, left: int = 0, right: int = 0, value: float = 0) -> Tensor:
+        return torch.nn.functional.pad(tensor, (left, right), value=value)
+
+    return replace(
+        batch,
+        prompt_ids_PL=wider(batch.prompt_ids_PL, left=5, value=EOS),
+        prompt_mask_PL=wider(batch.prompt_mask_PL, left=5),
+        completion_ids_BT=wider(batch.completion_ids_BT, right=5, value=EOS),
+        completion_mask_BT=wider(batch.completion_mask_BT, right=5),
+        loss_mask_BT=wider(batch.loss_mask_BT, right=5),
+        sampler_logprobs_BT=wider(batch.sampler_logprobs_BT, right=5, value=-7),
+    )
 
 
 def replaced(config: GrpoConfig, **changes: Any) -> GrpoConfig:

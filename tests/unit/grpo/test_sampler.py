@@ -10,10 +10,11 @@ from torch import Tensor
 
 from tests.unit.grpo.tiny import EOS, VOCAB, prompts, tiny_policy
 from worker.grpo.cache import cache_bytes
-from worker.grpo.decode import without
+from worker.grpo.compaction import without
 from worker.grpo.errors import Interrupted, NonFiniteLogprobs
 from worker.grpo.hf_sampler import HfSampler, draw
 from worker.grpo.policy import Policy
+from worker.grpo.shared_cache import MIN_SHARED_TOKENS
 from worker.grpo.types import Prompt, Rollout
 
 ENDS = range(2, 14)  # One token in ten ends a completion: rows leave the batch all the time.
@@ -60,20 +61,23 @@ def test_draws_do_not_depend_on_which_rows_have_ended(policy: Policy) -> None:
         assert rollout.completion_ids == other.completion_ids[:length]
 
 
-def test_tokens_follow_the_models_distribution(policy: Policy) -> None:
-    """Chi-square over 4,096 first tokens and over the tokens that follow the likeliest one.
+@pytest.mark.parametrize("length", [5, MIN_SHARED_TOKENS])
+def test_tokens_follow_the_models_distribution(policy: Policy, length: int) -> None:
+    """Chi-square over each prompt's 4,096 first tokens, and over those after its likeliest one.
 
-    The second draw comes after rows have been dropped and moved: a mix-up of rows and states
-    would show here, where equal log-probs alone could miss it.
+    The second draw comes after rows have been dropped and moved: a mix-up of rows and states, or
+    of groups and their prompts, would show here, where equal log-probs alone could miss it.
     """
-    [prompt] = prompts(1)
-    rows = sampled(policy, [prompt], num_samples=4096, max_tokens=2)[0]
-    firsts = [rollout.completion_ids[0] for rollout in rows]
-    assert_follows(firsts, probabilities(policy, prompt.ids))
-    [(commonest, _)] = Counter(token for token in firsts if token not in ENDS).most_common(1)
-    seconds = [r.completion_ids[1] for r in rows if r.completion_ids[0] == commonest]
-    assert len(seconds) > 200
-    assert_follows(seconds, probabilities(policy, [*prompt.ids, commonest]))
+    asked = prompts(2, length=length)
+    for prompt, rows in zip(
+        asked, sampled(policy, asked, num_samples=4096, max_tokens=2), strict=True
+    ):
+        firsts = [rollout.completion_ids[0] for rollout in rows]
+        assert_follows(firsts, probabilities(policy, prompt.ids))
+        [(commonest, _)] = Counter(token for token in firsts if token not in ENDS).most_common(1)
+        seconds = [r.completion_ids[1] for r in rows if r.completion_ids[0] == commonest]
+        assert len(seconds) > 200
+        assert_follows(seconds, probabilities(policy, [*prompt.ids, commonest]))
 
 
 def probabilities(policy: Policy, ids: list[int]) -> Tensor:
@@ -166,6 +170,26 @@ def test_the_edges_of_the_uniform_number_stay_within_the_vocabulary() -> None:
     ids_B, logprobs_B = draw(logits_BV, uniforms_B, 1.0)
     assert ids_B.tolist() == [1, 2, 2]
     assert logprobs_B.tolist() == pytest.approx([-0.6931472] * 3)
+
+
+def test_rows_are_drawn_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit as all at once, and never with more logits than a chunk has."""
+    generator = torch.Generator().manual_seed(0)
+    logits_BV = torch.randn(11, VOCAB, generator=generator) * 4
+    uniforms_B = torch.rand(11, dtype=torch.float64, generator=generator)
+    whole = draw(logits_BV, uniforms_B, 0.8)
+    sizes: list[int] = []
+    softmax = Tensor.log_softmax
+
+    def seen(logits: Tensor, dim: int) -> Tensor:
+        sizes.append(len(logits))
+        return softmax(logits, dim)
+
+    monkeypatch.setattr("worker.grpo.hf_sampler.CHUNK_LOGITS", 4 * VOCAB)
+    monkeypatch.setattr(Tensor, "log_softmax", seen)
+    for ours, theirs in zip(draw(logits_BV, uniforms_B, 0.8), whole, strict=True):
+        assert ours.equal(theirs)
+    assert sizes == [4, 4, 3]
 
 
 def test_the_last_rows_fill_the_gaps() -> None:

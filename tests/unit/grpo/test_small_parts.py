@@ -67,7 +67,7 @@ def test_a_configuration_is_frozen() -> None:
 
 def test_every_error_has_a_sentence_and_survives_pickling() -> None:
     tree = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, GrpoError)]
-    assert len(tree) == 8
+    assert len(tree) == 9
     for error in tree:
         assert str(error()).endswith(".")
         copy = pickle.loads(pickle.dumps(error("This happened.")))

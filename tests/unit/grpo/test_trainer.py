@@ -80,20 +80,6 @@ def test_all_graders_failing_is_a_step_without_signal() -> None:
     assert result.metrics["frac_reward_zero_std"] == 1
 
 
-def test_dead_groups_are_told_apart_by_side() -> None:
-    values = {0: 0.0, 1: 1.0}
-
-    def reward(prompt: Prompt, rollout: Rollout) -> float:
-        return values.get(prompt.index % 4, rollout.sample_index / 4)
-
-    trainer = tiny_trainer(reward=reward, **RUN | {"batch_size": 8, "total_steps": 1})
-    metrics = next(trainer.steps()).metrics
-    assert metrics["groups/dead_all_min"] == 2
-    assert metrics["groups/dead_all_max"] == 2
-    assert metrics["groups/effective"] == 4
-    assert metrics["frac_reward_zero_std"] == 0.5
-
-
 def half_dead(prompt: Prompt, rollout: Rollout) -> float:
     return 0.0 if prompt.index % 2 else rollout.sample_index / 4
 
@@ -108,6 +94,31 @@ def test_dynamic_sampling_refills_with_the_next_prompts() -> None:
         assert result.metrics["groups/refill_ratio"] >= 1
     drawn = sum(result.metrics["groups/refill_ratio"] * 3 for result in results)
     assert trainer.counts.num_prompts == round(drawn)
+
+
+def test_groups_that_a_refill_replaced_are_counted_by_side() -> None:
+    """Prompts 0 to 7: four without signal at the bottom, two at the top, two that teach."""
+    visits: list[int] = []
+
+    def reward(prompt: Prompt, rollout: Rollout) -> float:
+        if rollout.sample_index == 0:
+            visits.append(prompt.index)
+        if prompt.index < 6:
+            return float(prompt.index >= 4)
+        return rollout.sample_index / 3
+
+    changes = {"dynamic_sampling": True, "max_refills": 8, "batch_size": 2, "total_steps": 4}
+    trainer = tiny_trainer(reward=reward, **RUN | changes)
+    for result in trainer.steps():
+        metrics, drawn = result.metrics, sorted(visits)
+        visits.clear()
+        zero, one = sum(index < 4 for index in drawn), sum(index in (4, 5) for index in drawn)
+        assert metrics["groups/dead_all_zero"] == zero
+        assert metrics["groups/dead_all_one"] == one
+        assert metrics["groups/effective"] == 2
+        assert metrics["groups/refill_ratio"] == len(drawn) / 2
+        assert metrics["frac_reward_zero_std"] == pytest.approx((zero + one) / len(drawn))
+        assert [group.prompt.index in (6, 7) for group in result.groups] == [True, True]
 
 
 def test_dynamic_sampling_is_capped_and_falls_back() -> None:
@@ -139,8 +150,10 @@ def test_mask_truncated_trains_on_what_stopped_by_itself() -> None:
     assert work.num_step_tokens == sum(len(r.completion_ids) for r in stopped)
 
 
-def test_warm_up_is_linear_and_then_constant() -> None:
-    trainer = tiny_trainer(warmup_steps=4, **RUN | {"total_steps": 6})
+@pytest.mark.parametrize("updates_per_rollout", [1, 2])
+def test_warm_up_is_linear_in_steps_and_then_constant(updates_per_rollout: int) -> None:
+    changes = {"total_steps": 6, "updates_per_rollout": updates_per_rollout}
+    trainer = tiny_trainer(warmup_steps=4, **RUN | changes)
     rates = [result.metrics["learning_rate"] for result in trainer.steps()]
     assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
 

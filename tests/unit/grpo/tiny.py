@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -11,7 +12,7 @@ from worker.grpo.hf_sampler import HfSampler
 from worker.grpo.hooks import Hooks
 from worker.grpo.policy import LoraSettings, Policy
 from worker.grpo.trainer import Trainer
-from worker.grpo.types import Graded, Prompt, Rollout
+from worker.grpo.types import Graded, Group, Prompt, Rollout
 
 EOS = 1
 VOCAB = 128
@@ -60,6 +61,18 @@ def prompts(count: int, *, length: int = 5, seed: int = 0) -> list[Prompt]:
     ]
 
 
+def drawn_elsewhere(group: Group) -> Group:
+    """The same rollouts, with the log-probs of an engine that rounds otherwise."""
+    shift = torch.Generator().manual_seed(group.prompt.index)
+
+    def shifted(rollout: Rollout) -> Rollout:
+        noise = 0.1 * torch.randn(len(rollout.sampler_logprobs), generator=shift)
+        moved = torch.tensor(rollout.sampler_logprobs, dtype=torch.float64) + noise
+        return replace(rollout, sampler_logprobs=moved.tolist())
+
+    return replace(group, rollouts=[shifted(rollout) for rollout in group.rollouts])
+
+
 def digit_share(prompt: Prompt, rollout: Rollout) -> float:
     """The share of tokens below 13: what a count of digits is to a real tokenizer."""
     return sum(2 <= token < 13 for token in rollout.completion_ids) / len(rollout.completion_ids)
@@ -89,6 +102,7 @@ def tiny_config(**changes: object) -> GrpoConfig:
         "max_completion_tokens": 16,
         "learning_rate": 1e-2,
         "eval_interval": 100,
+        "eval_pass_k": 1,
         "sampler_check_interval": 10,
     }
     return GrpoConfig(**(values | changes))

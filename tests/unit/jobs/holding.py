@@ -7,7 +7,7 @@ from jobs.db import transaction
 from jobs.errors import JobFailure
 from jobs.models import Job
 from jobs.status import Reason, Status
-from jobs.store import attempts, events
+from jobs.store import attempts, events, losses
 from jobs.store.attempts import Claim
 
 Sessions = sessionmaker[Session]
@@ -38,7 +38,7 @@ def set_columns(sessions: Sessions, job_id: str, **values: object) -> None:
 
 def lose(sessions: Sessions, held: Claim, max_losses: int = 3) -> Status:
     with transaction(sessions) as session:
-        return attempts.lose(session, held, LOST, max_losses=max_losses)
+        return losses.lose(session, held, LOST, max_losses=max_losses)
 
 
 def messages(sessions: Sessions, job_id: str) -> list[str]:

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs.artifacts import ADAPTER_ARCHIVE, MANIFEST, ArtifactStore, is_whole, pack, sha256_of
+from jobs.artifacts import (
+    ADAPTER_ARCHIVE,
+    MANIFEST,
+    ArtifactStore,
+    fault,
+    is_whole,
+    pack,
+    sha256_of,
+)
 from jobs.errors import BodyTooLarge, Gone
 
 
@@ -114,6 +122,18 @@ class TestPublish:
         store.clear_scratch()
         assert files(store) == []
 
+    def test_only_what_was_left_long_ago_is_abandoned(self, store: ArtifactStore) -> None:
+        old, young, both = (store.root / "tmp" / name / "folder" for name in ("a", "b", "c"))
+        for folder in (old, young, both):
+            folder.mkdir(parents=True)
+            (folder / "half").write_bytes(b"x")
+        for path in (old, old.parent, old / "half", both.parent, both):
+            os.utime(path, (0, 0))
+
+        assert store.clear_abandoned() == 1
+
+        assert {path.name for path in (store.root / "tmp").iterdir()} == {"b", "c"}
+
     @pytest.mark.parametrize("harm", ["cut", "remove", "no manifest", "bad manifest", "list"])
     def test_harm_is_noticed(self, store: ArtifactStore, harm: str) -> None:
         folder = store.publish("jobs/a/step-1", write_adapter())
@@ -130,6 +150,28 @@ class TestPublish:
             case "list":
                 manifest.write_text("[]")
         assert not is_whole(folder)
+
+    @pytest.mark.parametrize("name", ["adapter/adapter_model.safetensors", "state/rng", MANIFEST])
+    @pytest.mark.parametrize("harm", ["truncated", "flipped", "deleted", "added"])
+    def test_what_is_wrong_is_said_with_the_files_name(
+        self, store: ArtifactStore, harm: str, name: str
+    ) -> None:
+        folder = store.publish("jobs/a/step-1", write_adapter())
+        assert fault(folder) is None
+        harmed = folder / name
+        content = harmed.read_bytes()
+        match harm:
+            case "truncated":
+                harmed.write_bytes(content[:-1])
+            case "flipped":
+                harmed.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            case "deleted":
+                harmed.unlink()
+            case "added":
+                harmed.with_name("other").write_bytes(b"o")
+        said = fault(folder)
+        assert said is not None
+        assert ("other" if harm == "added" else name) in said
 
     def test_what_no_row_names_is_removed(self, store: ArtifactStore) -> None:
         for attempt, step in ((1, 1), (1, 2), (2, 2)):

@@ -15,8 +15,10 @@ from jobs.db import now, transaction
 from jobs.errors import JobFailure, LeaseLost
 from jobs.models import Event
 from jobs.status import Phase, Reason, Status
-from jobs.store import attempts, jobs, metrics
+from jobs.store import attempts, jobs, losses, metrics
 from jobs.store.attempts import Claim
+
+pytestmark = pytest.mark.on_both_databases
 
 MakeJob = Callable[..., str]
 
@@ -119,7 +121,7 @@ def test_a_zombie_changes_nothing(sessions: Sessions, make_job: MakeJob) -> None
         lambda session: attempts.renew(session, zombie, lease_seconds=60),
         lambda session: attempts.conclude(session, zombie, Status.SUCCEEDED),
         lambda session: attempts.fail(session, zombie, LOST),
-        lambda session: attempts.lose(session, zombie, LOST, max_losses=3),
+        lambda session: losses.lose(session, zombie, LOST, max_losses=3),
         lambda session: attempts.stopped(session, zombie),
     )
     before = row(sessions, job_id)
@@ -176,22 +178,25 @@ def test_fail_shows_reason_and_sentence(sessions: Sessions, make_job: MakeJob) -
     assert (last.level, last.message) == ("error", "Too large.")
 
 
-def test_ring_is_due_once_per_interval(sessions: Sessions, make_job: MakeJob) -> None:
-    def is_due(every_seconds: float = 60) -> bool:
+def test_a_ring_is_due_for_each_waiting_job_once_per_interval(
+    sessions: Sessions, make_job: MakeJob
+) -> None:
+    def num_due(every_seconds: float = 60) -> int:
         with transaction(sessions) as session:
             return attempts.ring_due(session, every_seconds=every_seconds)
 
-    assert not is_due()
+    assert num_due() == 0
     queued = make_job()
-    assert is_due()
-    assert not is_due()
-    assert is_due(every_seconds=-1)
+    assert num_due() == 1
+    assert num_due() == 0
+    assert num_due(every_seconds=-1) == 1
     claimed(sessions)
-    assert not is_due(every_seconds=-1)
+    assert num_due(every_seconds=-1) == 0
     make_job(is_queued=False)
-    assert is_due()
+    make_job()
+    assert num_due() == 2
     set_columns(sessions, queued, status=Status.QUEUED, claimable_at=now() + 60, rung_at=None)
-    assert not is_due()
+    assert num_due() == 0
 
 
 def test_the_clock_is_the_databases_and_unix_time(sessions: Sessions) -> None:

@@ -48,6 +48,21 @@ def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
     assert rows_of(tmp_path, b"\n \n") == []
 
 
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+def called(function: Any) -> dict[str, Any]:
+    """A row in which the assistant has called a tool and was answered."""
+    call = {"id": "c1", "type": "function", "function": function}
+    return {
+        "messages": [
+            USER,
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "3", "tool_call_id": "c1"},
+        ]
+    }
+
+
 FAULTS: list[tuple[bytes, str]] = [
     (b"not json", "not JSON: Expecting value at column 1; each line must be one JSON object"),
     (b'{"messages": [}', "not JSON"),
@@ -80,8 +95,31 @@ FAULTS: list[tuple[bytes, str]] = [
         line({"messages": [USER, {"role": "assistant", "content": "2"}]}),
         "the last message is the assistant's",
     ),
-    (line({**GOOD, "tools": [{"type": "function"}]}), "'tools' are not available"),
+    (line({**GOOD, "tools": {"name": "add"}}), "'tools' must be a list"),
+    (line({**GOOD, "tools": [{"type": "function"}]}), "tools[0] is not {type: 'function'"),
+    (line({**GOOD, "tools": [TOOL, {**TOOL, "type": "mcp"}]}), "tools[1] is not"),
+    (line({**GOOD, "tools": [{**TOOL, "function": {}}]}), "tools[0].function has no name"),
+    (
+        line({**GOOD, "tools": [{**TOOL, "function": {"name": "add", "parameters": []}}]}),
+        "tools[0].function.parameters must be a JSON schema",
+    ),
+    (line(called(None)), "messages[1].tool_calls[0] is not"),
+    (line(called({"name": "add", "arguments": "{"})), "arguments is not a JSON object"),
+    (line(called({"name": "add", "arguments": "[]"})), "arguments is not a JSON object"),
 ]
+
+
+def test_tools_and_earlier_calls_are_read(tmp_path: Path) -> None:
+    """OpenAI's wire has arguments as a string and an empty content; templates want an object."""
+    data = {**called({"name": "add", "arguments": '{"a": 1}'}), "tools": [TOOL]}
+    (row,) = rows_of(tmp_path, line(data))
+    assert isinstance(row, Row)
+    assert row.tools == [TOOL]
+    assert "tools" not in row.item
+    _, call, answer = flat_messages(row.messages)
+    assert call["content"] == ""
+    assert call["tool_calls"][0]["function"] == {"name": "add", "arguments": {"a": 1}}
+    assert answer == {"role": "tool", "content": "3", "tool_call_id": "c1"}
 
 
 @pytest.mark.parametrize(("content", "reason"), FAULTS)

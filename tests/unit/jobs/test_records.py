@@ -11,11 +11,15 @@ from jobs.db import transaction
 from jobs.errors import CheckpointNotFound
 from jobs.store import checkpoints, events, metrics
 
+pytestmark = pytest.mark.on_both_databases
+
 Sessions = sessionmaker[Session]
 MakeJob = Callable[..., str]
 
 
-def put_checkpoint(sessions: Sessions, job_id: str, step: int, attempt: int = 1) -> str:
+def put_checkpoint(
+    sessions: Sessions, job_id: str, step: int, attempt: int = 1, reward: float | None = 0.5
+) -> str:
     with transaction(sessions) as session:
         return checkpoints.put(
             session,
@@ -25,7 +29,7 @@ def put_checkpoint(sessions: Sessions, job_id: str, step: int, attempt: int = 1)
             folder=f"jobs/{job_id}/attempt-{attempt}/step-{step}",
             archive_sha256="0" * 64,
             archive_bytes=10,
-            metrics={"valid_reward_mean": 0.5},
+            metrics={"valid_reward_mean": reward},
         ).id
 
 
@@ -86,7 +90,7 @@ def test_numbers_that_are_none_are_stored_as_null(sessions: Sessions, make_job: 
     with transaction(sessions) as session:
         metrics.put(session, job_id, step=0, attempt=1, data=odd)
     with sessions() as session:
-        stored = session.scalar(text("SELECT data FROM metrics"))
+        stored = session.scalar(text("SELECT CAST(data AS text) FROM metrics"))
     assert stored == '{"kl": null, "parts": [null, 1.0, {"x": null}], "n": 3}'
 
 
@@ -160,3 +164,47 @@ def test_a_checkpoint_belongs_to_its_job(sessions: Sessions, make_job: MakeJob) 
     checkpoint_id = put_checkpoint(sessions, make_job(), 10)
     with sessions() as session, pytest.raises(CheckpointNotFound):
         checkpoints.get(session, make_job(), checkpoint_id)
+
+
+def retired(sessions: Sessions, job_id: str, *, keep_states: set[int]) -> list[int]:
+    with transaction(sessions) as session:
+        for checkpoint in checkpoints.resumable(session, job_id):
+            if checkpoint.step not in keep_states:
+                checkpoints.forget_state(session, checkpoint.id)
+        return [checkpoint.step for checkpoint in checkpoints.retire(session, job_id)]
+
+
+def left(sessions: Sessions, job_id: str) -> list[int]:
+    with sessions() as session:
+        page = checkpoints.list_page(session, job_id, after=None, limit=20)
+        return [checkpoint.step for checkpoint in page.rows]
+
+
+def test_the_best_three_the_newest_and_the_resumable_are_kept(
+    sessions: Sessions, make_job: MakeJob
+) -> None:
+    job_id, other = make_job(), make_job()
+    put_checkpoint(sessions, other, 10, reward=0.0)
+    rewards = {10: 0.9, 20: 0.2, 30: 0.8, 40: 0.85, 50: 0.1, 60: 0.3, 70: 0.0}
+    for step, reward in rewards.items():
+        put_checkpoint(sessions, job_id, step, reward=reward)
+    put_checkpoint(sessions, job_id, 65, reward=None)  # saved between evaluations
+    assert retired(sessions, job_id, keep_states={60, 70}) == [65, 50, 20]
+    assert left(sessions, job_id) == [70, 60, 40, 30, 10]
+    assert left(sessions, other) == [10]
+
+
+def test_of_equals_the_newer_are_kept(sessions: Sessions, make_job: MakeJob) -> None:
+    job_id = make_job()
+    for step in range(10, 60, 10):
+        put_checkpoint(sessions, job_id, step)
+    assert retired(sessions, job_id, keep_states=set()) == [20, 10]
+
+
+def test_without_held_out_rows_every_checkpoint_is_kept(
+    sessions: Sessions, make_job: MakeJob
+) -> None:
+    job_id = make_job()
+    for step in range(10, 60, 10):
+        put_checkpoint(sessions, job_id, step, reward=None)
+    assert retired(sessions, job_id, keep_states=set()) == []

@@ -24,6 +24,7 @@ def test_defaults_are_at_least_100_steps_of_8_prompts() -> None:
     assert (values["n_epochs"], values["max_steps"]) == (2, 100)
     assert (values["learning_rate"], values["learning_rate_multiplier"]) == (1e-3, 1.0)
     assert (values["eval_interval"], values["eval_samples"]) == (10, 200)
+    assert (values["eval_pass_k"], values["early_stopping_patience"]) == (4, None)
     assert values["checkpoint_interval"] == 10
     assert values["compute_multiplier"] == 1.0
 

@@ -117,10 +117,19 @@ class TestKeys:
             assert projects.caller_of_key(session, one.secret) is None
         with sessions() as session:
             listed = projects.list_keys(session)
-        assert [(key.id, project.name) for key, project in listed] == [
+        assert {(key.id, project.name) for key, project in listed} == {
             (one.id, "one"),
             (two.id, "two"),
-        ]
+        }
+
+    def test_the_oldest_is_listed_first(self, sessions: sessionmaker[Session]) -> None:
+        with transaction(sessions) as session:
+            project = projects.ensure_project(session, "one")
+            issued = [projects.issue_key(session, project, str(age)) for age in range(3)]
+            for age, key in enumerate(issued):
+                session.get_one(ApiKey, key.id).created_at = 1000.0 - age
+        with sessions() as session:
+            assert [key.name for key, _ in projects.list_keys(session)] == ["2", "1", "0"]
 
 
 def test_a_tuned_models_name() -> None:

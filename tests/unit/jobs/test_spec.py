@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from jobs.errors import BadRequest, GraderInvalid, UnknownField
 from jobs.hyperparameters import AUTO, FOREIGN_NAMES, Hyperparameters, Lora
-from jobs.spec import JobSpec, parse_spec
+from jobs.spec import JobSpec, component_weights, parse_spec
 
 GRADER = {"type": "length", "unit": "words", "max": 3}
 
@@ -45,7 +45,7 @@ def test_nulls_and_empty_leftovers_of_openais_body_are_taken() -> None:
     nulls = {"suffix": None, "seed": None, "metadata": None, "validation_file": None}
     spec = parse_spec(body({"n_epochs": None, "lora": None}, integrations=[], **nulls))
     assert spec.hyperparameters.n_epochs == AUTO
-    assert parse_spec(body(integrations=None, hyperparameters={})) == spec
+    assert parse_spec({**body(integrations=None), "hyperparameters": {}}) == spec
 
 
 @pytest.mark.parametrize("name", sorted(set(FOREIGN_NAMES) - {"rollout.n"}))
@@ -87,6 +87,39 @@ def test_auto_is_taken_wherever_it_is_the_default(field: str) -> None:
 )
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), -1.0])
 def test_numbers_that_are_none_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValidationError):
+        Hyperparameters.model_validate({field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("eval_interval", 5),
+        ("eval_samples", 5),
+        ("eval_pass_k", 2),
+        ("eval_pass_threshold", 0.9),
+        ("early_stopping_patience", 3),
+    ],
+)
+def test_evaluating_needs_rows(field: str, value: float) -> None:
+    with pytest.raises(BadRequest, match=f"{field} is set but there is no validation_file"):
+        parse_spec(body({field: value}))
+    asked = parse_spec(body({field: value}, validation_file="file-b")).hyperparameters
+    assert getattr(asked, field) == value
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("eval_pass_k", 0),
+        ("eval_pass_k", 65),
+        ("eval_pass_k", 1.5),
+        ("eval_pass_threshold", float("nan")),
+        ("early_stopping_patience", 0),
+        ("early_stopping_patience", True),
+    ],
+)
+def test_numbers_of_evaluations_that_are_none_are_refused(field: str, value: float) -> None:
     with pytest.raises(ValidationError):
         Hyperparameters.model_validate({field: value})
 
@@ -146,7 +179,7 @@ def with_formula(formula: str) -> dict[str, Any]:
 
 
 def test_rewards_normalised_by_themselves_need_a_weighted_sum() -> None:
-    assert parse_spec(with_formula("short - 2 * long")).component_weights() == {
+    assert component_weights(parse_spec(with_formula("short - 2 * long")).grader()) == {
         "short": 1,
         "long": -2,
     }
@@ -167,3 +200,41 @@ def test_no_grader_takes_the_name_of_the_penalty() -> None:
     grader["graders"]["overlong_penalty"] = GRADER
     with pytest.raises(BadRequest, match="may not be called 'overlong_penalty'"):
         parse_spec(sent)
+
+
+def test_openais_older_place_for_three_numbers() -> None:
+    older = {"n_epochs": 3, "batch_size": "auto", "learning_rate_multiplier": None}
+    spec = parse_spec({**body({"batch_size": 4}), "hyperparameters": older})
+    asked = spec.hyperparameters
+    assert (asked.n_epochs, asked.batch_size, asked.learning_rate_multiplier) == (3, 4, AUTO)
+    assert parse_spec({**body({"n_epochs": 3}), "hyperparameters": {"n_epochs": 3}})
+    alone = parse_spec({**body(), "hyperparameters": {"batch_size": 2}})
+    assert alone.hyperparameters.batch_size == 2
+
+
+def test_a_schema_too_deep_to_check_is_refused() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(450):
+        schema = {"not": schema}
+    sent = body()
+    form = {"type": "json_schema", "name": "n", "schema": schema}
+    sent["method"]["reinforcement"]["response_format"] = form
+    with pytest.raises(BadRequest, match="nested too deeply"):
+        parse_spec(sent)
+
+
+def test_the_form_of_answers_in_both_spellings() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    nested = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": schema}}
+    flat = {"type": "json_schema", "name": "n", "strict": True, "schema": schema}
+    sent = body()
+    specs = []
+    for form in (nested, flat, None):
+        sent["method"]["reinforcement"]["response_format"] = form
+        specs.append(parse_spec(sent))
+    assert specs[0] == specs[1]
+    stored = specs[0].model_dump(mode="json")
+    kept = stored["method"]["reinforcement"]["response_format"]
+    assert kept == nested
+    assert JobSpec.model_validate(stored) == specs[0]
+    assert specs[2].method.reinforcement.response_format is None

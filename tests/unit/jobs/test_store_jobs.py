@@ -1,6 +1,7 @@
 """A job's row as its owner sees it, and the transition table behind every change of it."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import update
@@ -11,6 +12,8 @@ from jobs.errors import JobFailure, JobNotFound, WrongState
 from jobs.models import Job
 from jobs.status import TERMINAL, TRANSITIONS, Reason, Status, sources
 from jobs.store import events, jobs, projects, validation
+
+pytestmark = pytest.mark.on_both_databases
 
 Sessions = sessionmaker[Session]
 MakeJob = Callable[..., str]
@@ -202,6 +205,18 @@ class TestValidation:
         assert (job.status, job.reason) == (Status.FAILED, Reason.INVALID_TRAINING_FILE)
         assert (job.error_message, job.error_param) == (failure.message, "training_file")
 
+    def test_a_cancel_meanwhile_leaves_no_lease(
+        self, sessions: Sessions, make_job: MakeJob, project_id: str
+    ) -> None:
+        job_id = make_job(is_queued=False)
+        with transaction(sessions) as session:
+            assert validation.claim(session, worker="w", lease_seconds=60) is not None
+        with transaction(sessions) as session:
+            cancelled = jobs.cancel(session, project_id, job_id)
+            assert (cancelled.lease_owner, cancelled.lease_expires_at) == (None, None)
+        with transaction(sessions) as session:
+            assert not validation.renew(session, job_id, worker="w", lease_seconds=60)
+
     def test_a_cancelled_job_is_neither_admitted_nor_refused(
         self, sessions: Sessions, make_job: MakeJob, project_id: str
     ) -> None:
@@ -213,3 +228,12 @@ class TestValidation:
         with sessions() as session:
             page = events.list_page(session, job_id, after_seq=None, limit=9)
         assert page.rows[0].message == "Fine-tuning job cancelled"
+
+
+def test_two_that_make_a_project_at_once_get_the_same_one(sessions: Sessions) -> None:
+    def ensure(_: int) -> str:
+        with transaction(sessions) as session:
+            return projects.ensure_project(session, "new").id
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ensure, range(16)))) == 1

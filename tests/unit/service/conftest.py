@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ADAPTER_ARCHIVE, ArtifactStore, pack
 from jobs.db import transaction
+from jobs.graders.sandbox import isolation, pools
+from jobs.settings import get_settings
 from jobs.status import Status
 from jobs.store import attempts, checkpoints, validation
+from service.doorbell import Doorbell
 from service.settings import ServiceSettings
 
 Body = dict[str, Any]
@@ -94,11 +97,24 @@ class Worker:
         with transaction(self.sessions) as session:
             attempts.conclude(session, claimed, status, **values)
 
-    def checkpoint(self, job_id: str, step: int, content: bytes = b"weights") -> bytes:
-        """Publish an adapter; the archive's bytes."""
+    def finish(self, job_id: str, *steps: int) -> None:
+        """Run a job to its end with a checkpoint at each step; the last one is the end."""
+        claimed = self.claim(job_id)
+        for step in steps:
+            self.checkpoint(job_id, step)
+        with transaction(self.sessions) as session:
+            attempts.fence(session, claimed, step=steps[-1])
+            attempts.conclude(session, claimed, Status.SUCCEEDED)
+
+    def checkpoint(
+        self, job_id: str, step: int, content: bytes = b"weights", *, reward: float = 0.5
+    ) -> bytes:
+        """Publish an adapter, with what a resume needs beside it; the archive's bytes."""
 
         def write(folder: Path) -> None:
             (folder / "adapter").mkdir()
+            (folder / "state").mkdir()
+            (folder / "state" / "tensors.safetensors").write_bytes(b"moments")
             (folder / "adapter" / "adapter_model.safetensors").write_bytes(content)
             pack(folder / "adapter", folder / ADAPTER_ARCHIVE)
 
@@ -113,7 +129,7 @@ class Worker:
                 folder=relative,
                 archive_sha256=hashlib.sha256(archive).hexdigest(),
                 archive_bytes=len(archive),
-                metrics={"valid_reward_mean": 0.5, "full_valid_mean_reward": 0.5},
+                metrics={"valid_reward_mean": reward, "full_valid_mean_reward": reward},
             )
         return archive
 
@@ -121,6 +137,13 @@ class Worker:
 @pytest.fixture
 def worker(sessions: sessionmaker[Session], settings: ServiceSettings) -> Worker:
     return Worker(sessions, ArtifactStore(settings.artifacts_dir))
+
+
+@pytest.fixture
+def doorbell(settings: ServiceSettings) -> Iterator[Doorbell]:
+    doorbell = Doorbell(settings)
+    yield doorbell
+    doorbell.close()
 
 
 @pytest.fixture
@@ -132,3 +155,18 @@ def names_in() -> Callable[[bytes], list[str]]:
             return tar.getnames()
 
     return names_in
+
+
+@pytest.fixture
+def no_isolation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that offers no isolation for users' Python."""
+
+    def afresh() -> None:
+        pools.close_all()
+        isolation.forget()
+        get_settings.cache_clear()
+
+    monkeypatch.setattr(isolation, "LEVELS", ())
+    afresh()
+    yield
+    afresh()

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from waiting import has_ended
 
 from service import children
 from service.children import Child, Command, stop_all
@@ -95,7 +96,7 @@ def test_its_own_children_end_with_it(make_child: Callable[[str], Child]) -> Non
     grandchild = psutil.Process(int(started(child)))
     assert grandchild.is_running()
     stop_all([child])
-    wait_for(lambda: not grandchild.is_running() or grandchild.status() == "zombie")
+    wait_for(lambda: has_ended(grandchild))
 
 
 def test_one_that_ends_starts_again_later_and_later(
@@ -157,7 +158,7 @@ def test_a_tethered_process_ends_with_its_parent(tmp_path: Path) -> None:
         assert "time.sleep" in " ".join(child.cmdline())
         process.send_signal(signal.SIGKILL)
         process.wait()
-        wait_for(lambda: not child.is_running() or child.status() == "zombie")
+        wait_for(lambda: has_ended(child))
 
 
 def test_a_tether_whose_parent_is_gone_does_not_start() -> None:

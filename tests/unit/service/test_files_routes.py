@@ -11,6 +11,8 @@ from fastapi.testclient import TestClient
 from jobs.store.projects import IssuedKey
 from service.settings import ServiceSettings
 
+pytestmark = pytest.mark.on_both_databases
+
 Upload = Callable[..., str]
 
 
@@ -131,7 +133,12 @@ BAD_FORMS = [
     ({"purpose": "fine-tune"}, None, "file"),
     ({}, b"x", "purpose"),
     ({"purpose": "training"}, b"x", "purpose"),
-    ({"purpose": "fine-tune", "expires_after[anchor]": "created_at"}, b"x", "expires_after"),
+    (
+        {"purpose": "fine-tune", "expires_after[anchor]": "created_at"},
+        b"x",
+        "expires_after.seconds",
+    ),
+    ({"purpose": "fine-tune-results"}, b"x", "purpose"),
     ({"purpose": "fine-tune", "color": "red"}, b"x", "color"),
 ]
 

@@ -58,6 +58,8 @@ def test_a_run_answers_every_field(client: TestClient) -> None:
             "scores": {},
             "token_usage": None,
             "sampled_model_name": None,
+            "incidents": {},
+            "warnings": [],
         },
         "sub_rewards": {},
         "model_grader_token_usage_per_model": {},
@@ -98,7 +100,8 @@ def test_validate_fills_in_defaults(client: TestClient) -> None:
     [
         ({"type": "magic"}, "grader.type", "unknown grader type 'magic'"),
         ({**EXACT, "operation": "is"}, "grader.operation", "'eq'"),
-        ({"type": "python", "source": "def grade(s, i): ..."}, "grader.type", "sandbox"),
+        ({"type": "python", "source": "def grade(s): ..."}, "grader.source", "two arguments"),
+        ({"type": "python", "source": "def grade("}, "grader.source", "SyntaxError"),
         ({**BOTH, "calculate_output": "exact +"}, "grader.calculate_output", "formula"),
         ("exact", "grader", "dictionary"),
     ],

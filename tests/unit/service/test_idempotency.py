@@ -17,6 +17,8 @@ from jobs.store import creations, projects
 from jobs.store.projects import IssuedKey
 from service.settings import ServiceSettings
 
+pytestmark = pytest.mark.on_both_databases
+
 Body = dict[str, Any]
 JOBS, FILES = "/v1/fine_tuning/jobs", "/v1/files"
 KEY, REPLAYED = "Idempotency-Key", "idempotent-replayed"
@@ -158,6 +160,39 @@ class TestRetriesOfOpenAIsClient:
         assert REPLAYED not in second_key.post(JOBS, json=body, headers=RETRIED).headers
         age(sessions, creations.RETRY_SECONDS + 1)
         assert REPLAYED not in client.post(JOBS, json=body, headers=RETRIED).headers
+
+    def test_a_cancelled_job_is_not_the_answer(
+        self, client: TestClient, body: Body, worker: Any
+    ) -> None:
+        waiting = client.post(JOBS, json=body, headers={KEY: "k"}).json()["id"]
+        client.post(f"{JOBS}/{waiting}/cancel")
+        assert client.post(JOBS, json=body, headers={KEY: "k"}).json()["id"] == waiting
+        held = client.post(JOBS, json=body, headers=RETRIED).json()["id"]
+        assert held != waiting
+        worker.claim(held)
+        client.post(f"{JOBS}/{held}/cancel")  # asked for, and not yet done
+        fresh = client.post(JOBS, json=body, headers=RETRIED)
+        assert REPLAYED not in fresh.headers
+        assert client.post(JOBS, json=body, headers=RETRIED).content == fresh.content
+
+    def test_a_deleted_file_is_not_the_answer(self, client: TestClient) -> None:
+        def send() -> Any:
+            sent = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", b"{}\n")}}
+            return client.post(FILES, headers=RETRIED, **sent)
+
+        first = send().json()["id"]
+        assert send().json()["id"] == first
+        client.delete(f"{FILES}/{first}")
+        second = send().json()["id"]
+        assert client.get(f"{FILES}/{second}").status_code == 200
+
+    def test_a_cancelled_upload_is_not_the_answer(self, client: TestClient) -> None:
+        announced = {"bytes": 3, "filename": "a.jsonl", "purpose": "evals", "mime_type": "x/y"}
+        first = client.post("/v1/uploads", json=announced, headers=RETRIED).json()["id"]
+        assert client.post("/v1/uploads", json=announced, headers=RETRIED).json()["id"] == first
+        client.post(f"/v1/uploads/{first}/cancel")
+        second = client.post("/v1/uploads", json=announced, headers=RETRIED).json()["id"]
+        assert second != first
 
     @pytest.mark.parametrize("count", ["0", "", "x", "-1"])
     def test_no_retry(self, client: TestClient, body: Body, count: str) -> None:

@@ -30,6 +30,8 @@ HYPER = "method__reinforcement__hyperparameters"
 HYPER_PATH = "method.reinforcement.hyperparameters"
 GRADER = "method__reinforcement__grader"
 GRADER_PATH = "method.reinforcement.grader"
+FORMAT = "method__reinforcement__response_format"
+FORMAT_PATH = "method.reinforcement.response_format"
 
 REFUSED: list[tuple[Body, str, str]] = [
     # unknown fields
@@ -39,10 +41,19 @@ REFUSED: list[tuple[Body, str, str]] = [
     ({f"{HYPER}__group_sise": 8}, f"{HYPER_PATH}.group_sise", "Did you mean `group_size`?"),
     ({f"{HYPER}__lora__r": 8}, f"{HYPER_PATH}.lora.r", "`lora.rank` here"),
     ({"method__extra": 1}, "method.extra", "Unknown parameter"),
+    # limits and grader errors
+    ({"limits": {}}, "limits", "it bounds nothing"),
+    ({"limits": {"max_seconds": 0}}, "limits.max_seconds", "greater than 0"),
+    ({"limits": {"max_dollars": 5}}, "limits.max_dollars", "Unknown parameter"),
+    ({"limits": {"max_judge_requests": 5}}, "limits.max_judge_requests", "asks none"),
+    ({f"{HYPER}__on_grader_error": "skip"}, f"{HYPER_PATH}.on_grader_error", "'drop'"),
+    ({f"{HYPER}__on_grader_error": "0.5"}, f"{HYPER_PATH}.on_grader_error", "'0.5'"),
+    ({f"{HYPER}__max_grader_error_ratio": 0}, f"{HYPER_PATH}.max_grader_error_ratio", "than 0"),
     # wrong types
     ({"suffix": 3}, "suffix", "string"),
     ({"suffix": ""}, "suffix", "at least 1"),
     ({"suffix": "x" * 65}, "suffix", "at most 64"),
+    ({"suffix": "a\nb"}, "suffix", "printable"),
     ({"seed": "1"}, "seed", "integer"),
     ({"seed": -1}, "seed", "greater than or equal to 0"),
     ({"seed": 2**31}, "seed", "less than or equal to"),
@@ -61,8 +72,18 @@ REFUSED: list[tuple[Body, str, str]] = [
     ({"method": {"type": "reinforcement"}}, "method.reinforcement", "missing"),
     ({f"{HYPER}__group_size": 1}, f"{HYPER_PATH}.group_size", "greater than or equal to 2"),
     ({f"{HYPER}__group_size": "8"}, f"{HYPER_PATH}.group_size", "integer"),
+    (
+        {f"{HYPER}__learning_rate_multiplier": "2"},
+        f"{HYPER_PATH}.learning_rate_multiplier",
+        "valid number",
+    ),
+    ({f"{HYPER}__temperature": "1"}, f"{HYPER_PATH}.temperature", "valid number"),
     ({f"{HYPER}__batch_size": 2.5}, f"{HYPER_PATH}.batch_size", "integer"),
-    ({f"{HYPER}__n_epochs": 51}, f"{HYPER_PATH}.n_epochs", "less than or equal to 50"),
+    (
+        {f"{HYPER}__n_epochs": 51},
+        f"{HYPER_PATH}.n_epochs",
+        "less than or equal to 50, unless max_steps",
+    ),
     ({f"{HYPER}__loss_type": "ppo"}, f"{HYPER_PATH}.loss_type", "'dapo'"),
     ({f"{HYPER}__kl_coef": -0.1}, f"{HYPER_PATH}.kl_coef", "greater than or equal to 0"),
     ({f"{HYPER}__temperature": 0}, f"{HYPER_PATH}.temperature", "0.1"),
@@ -78,14 +99,61 @@ REFUSED: list[tuple[Body, str, str]] = [
     ({f"{HYPER}__clip_eps_low": 0.3}, HYPER_PATH, "below clip_eps_low"),
     # graders
     ({GRADER: {"type": "magic"}}, f"{GRADER_PATH}.type", "unknown grader type 'magic'"),
-    ({GRADER: {"type": "python", "source": "x"}}, f"{GRADER_PATH}.type", "sandbox"),
+    ({GRADER: {"type": "python", "source": "x"}}, f"{GRADER_PATH}.source", "NameError"),
+    (
+        {
+            GRADER: {
+                "type": "multi",
+                "graders": {"a": {"type": "python", "source": "x ="}},
+                "calculate_output": "a",
+            }
+        },
+        f"{GRADER_PATH}.graders.a.source",
+        "SyntaxError",
+    ),
     ({GRADER: {}}, f"{GRADER_PATH}.type", "needs a type"),
     ({f"{GRADER}__operation": "is"}, f"{GRADER_PATH}.operation", "'eq'"),
     ({f"{GRADER}__input": "{{nothing.here}}"}, f"{GRADER_PATH}.input", "not a variable"),
     ({GRADER: "exact"}, GRADER_PATH, "dictionary"),
     # what OpenAI's body has and this server does not serve
-    ({"integrations": [{"type": "wandb"}]}, "integrations", "metrics"),
-    ({"hyperparameters": {"n_epochs": 3}}, "hyperparameters", "method.reinforcement"),
+    ({"integrations": [{"type": "wandb"}]}, "integrations", "(wandb) was refused"),
+    ({"method__reinforcement__tools": [{}]}, "method.reinforcement.tools", "without tools"),
+    (
+        {"method__reinforcement__max_episode_steps": 3},
+        "method.reinforcement.max_episode_steps",
+        "without tools",
+    ),
+    ({"hyperparameters": {"group_size": 3}}, "hyperparameters.group_size", "go into method"),
+    ({"hyperparameters": [3]}, "hyperparameters", "must be an object"),
+    (
+        {"hyperparameters": {"n_epochs": 3}, f"{HYPER}__n_epochs": 4},
+        "hyperparameters.n_epochs",
+        "is 3 and method.reinforcement.hyperparameters.n_epochs is 4",
+    ),
+    (
+        {"hyperparameters": {"n_epochs": 51}},
+        f"{HYPER_PATH}.n_epochs",
+        "less than or equal to 50, unless max_steps",
+    ),
+    (
+        {"model": "honed/starter", f"{HYPER}__reasoning_effort": "medium"},
+        f"{HYPER_PATH}.reasoning_effort",
+        "no thinking switch",
+    ),
+    ({f"{HYPER}__reasoning_effort": "max"}, f"{HYPER_PATH}.reasoning_effort", "'high'"),
+    # the answer's form
+    ({f"{FORMAT}__type": "xml"}, f"{FORMAT_PATH}.type", "'json_schema'"),
+    ({f"{FORMAT}__type": "json_schema"}, FORMAT_PATH, "json_schema is given with"),
+    (
+        {FORMAT: {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "x"}}}},
+        f"{FORMAT_PATH}.json_schema.schema",
+        "no JSON schema",
+    ),
+    (
+        {FORMAT: {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
+        f"{FORMAT_PATH}.json_schema.name",
+        "pattern",
+    ),
 ]
 
 
@@ -128,7 +196,7 @@ def test_a_body_that_is_no_json(client: TestClient, content: bytes, word: str) -
 
 
 def test_a_body_too_large(client: TestClient, body: Body) -> None:
-    body["metadata"] = {"a": "x" * 2**20}
+    body["metadata"] = {"a": "x" * 2**23}
     error = error_of(client.post(JOBS, json=body), 413)
     assert error["code"] == "body_too_large"
 
@@ -171,3 +239,18 @@ def test_a_model_folder_without_safetensors(
     error = error_of(client.post(JOBS, json=body), 400)
     assert error["code"] == "model_without_safetensors"
     assert "save_pretrained" in error["message"]
+
+
+RANKS = "def grade_group(samples, item):\n    return [0.0 for sample in samples]\n"
+ALONE = "\ndef grade(sample, item):\n    return 0.0\n"
+
+
+def test_a_grader_that_only_ranks_cannot_stop_a_job_early(client: TestClient, body: Body) -> None:
+    asked = change(body, **{f"{HYPER}__early_stopping_patience": 2})
+    grader = {"type": "python", "source": RANKS}
+    error = error_of(client.post(JOBS, json=change(asked, **{GRADER: grader})), 400)
+    assert error["param"] == f"{HYPER_PATH}.early_stopping_patience"
+    assert "only ranks" in error["message"]
+    both = {"type": "python", "source": RANKS + ALONE}
+    assert client.post(JOBS, json=change(asked, **{GRADER: both})).status_code == 200
+    assert client.post(JOBS, json=change(body, **{GRADER: grader})).status_code == 200

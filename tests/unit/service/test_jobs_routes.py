@@ -2,9 +2,9 @@
 
 from typing import Any
 
+import pytest
 from envelope import error_of
 from fastapi.testclient import TestClient
-from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db import transaction
@@ -16,6 +16,8 @@ from jobs.status import Reason, Status
 from jobs.store import attempts, projects
 from jobs.store.projects import IssuedKey
 from service.settings import ServiceSettings
+
+pytestmark = pytest.mark.on_both_databases
 
 Body = dict[str, Any]
 JOBS = "/v1/fine_tuning/jobs"
@@ -65,6 +67,7 @@ def test_a_new_job_shows_every_field(client: TestClient, body: Body) -> None:
         "integrations": [],
         "phase": None,
         "reason": None,
+        "waiting_for": None,
         "step": 0,
         "total_steps": None,
         "progress": {},
@@ -72,6 +75,8 @@ def test_a_new_job_shows_every_field(client: TestClient, body: Body) -> None:
         "priority": 0,
         "rollouts_per_step": None,
         "verdict": None,
+        "limits": None,
+        "spent": {"seconds": 0.0, "judge_requests": 0, "judge_tokens": 0},
     }
     assert client.get(f"{JOBS}/{job['id']}").json()["seed"] == seed
 
@@ -237,14 +242,6 @@ class TestRequests:
         before = doorbells(settings)
         assert self.ask(client, job_id, "resume").json()["status"] == "queued"
         assert doorbells(settings) == before + 1
-
-    def test_cancel_of_a_running_job_is_a_request(
-        self, client: TestClient, job_id: str, worker: Any, sessions: sessionmaker[Session]
-    ) -> None:
-        worker.claim(job_id)
-        assert self.ask(client, job_id, "cancel").json()["status"] == "running"
-        with sessions() as session:
-            assert session.scalar(select(Job.cancel_requested_at).where(Job.id == job_id))
 
     def test_a_wrong_state_is_a_400_that_no_client_retries(
         self, client: TestClient, job_id: str

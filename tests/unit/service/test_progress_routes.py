@@ -14,6 +14,8 @@ from jobs.db import transaction
 from jobs.store import events, metrics
 from service.settings import ServiceSettings
 
+pytestmark = pytest.mark.on_both_databases
+
 JOBS = "/v1/fine_tuning/jobs"
 
 

@@ -7,39 +7,19 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.exc import OperationalError
+from sweeping import Sessions, lapse, rings, row
 
 from jobs.db import transaction
-from jobs.doorbell import EXPIRES_SECONDS, QUEUE, TASK_NAME, celery_config
+from jobs.doorbell import EXPIRES_SECONDS, TASK_NAME, celery_config
 from jobs.models import Job
 from jobs.status import Status
 from jobs.store import attempts
 from service.doorbell import Doorbell
 from service.settings import ServiceSettings
-from service.sweeper import sweep
+from service.sweeper import MAX_RINGS, sweep
 
-Sessions = sessionmaker[Session]
-
-
-@pytest.fixture
-def doorbell(settings: ServiceSettings) -> Any:
-    doorbell = Doorbell(settings)
-    yield doorbell
-    doorbell.close()
-
-
-def rings(settings: ServiceSettings) -> int:
-    return len(list((settings.broker_dir / "messages").glob(f"*.{QUEUE}.msg")))
-
-
-def row(sessions: Sessions, job_id: str) -> Job:
-    with sessions() as session:
-        return session.get_one(Job, job_id)
-
-
-def lapse(sessions: Sessions, job_id: str) -> None:
-    with transaction(sessions) as session:
-        session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=1.0))
+pytestmark = pytest.mark.on_both_databases
 
 
 def test_a_ring_is_the_message_that_the_worker_knows(
@@ -102,6 +82,31 @@ def test_a_poison_job_ends(
     assert (job.status, job.attempt) == (Status.FAILED, settings.max_losses)
 
 
+def test_a_row_that_cannot_be_seized_is_left_for_the_next_sweep(
+    job_id: str,
+    worker: Any,
+    sessions: Sessions,
+    settings: ServiceSettings,
+    doorbell: Doorbell,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when somebody locks it between the look and the seizure."""
+    claimed = worker.claim(job_id)
+    lapse(sessions, job_id)
+
+    def locked(*_: Any) -> None:
+        raise OperationalError("UPDATE jobs", {}, Exception("lock timeout"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(attempts, "seize", locked)
+        sweep(sessions, doorbell, settings)
+    assert f"{claimed.job_id} could not be requeued" in caplog.text
+    assert row(sessions, job_id).status == Status.RUNNING
+    sweep(sessions, doorbell, settings)
+    assert row(sessions, job_id).status == Status.QUEUED
+
+
 def test_two_sweepers_requeue_once(
     job_id: str, worker: Any, sessions: Sessions, settings: ServiceSettings, doorbell: Doorbell
 ) -> None:
@@ -127,6 +132,24 @@ def test_a_waiting_job_is_rung_for_again_but_not_at_every_sweep(
         session.execute(update(Job).where(Job.id == job_id).values(rung_at=time.time() - 60))
     sweep(sessions, doorbell, settings)
     assert rings(settings) == 2
+
+
+def test_each_waiting_job_gets_a_ring_up_to_a_bound(
+    client: TestClient,
+    body: dict[str, Any],
+    sessions: Sessions,
+    settings: ServiceSettings,
+    doorbell: Doorbell,
+) -> None:
+    for count, wanted in ((3, 3), (15, MAX_RINGS)):
+        for _ in range(count):
+            assert client.post("/v1/fine_tuning/jobs", json=body).status_code == 200
+        for message in (settings.broker_dir / "messages").iterdir():
+            message.unlink()
+        with transaction(sessions) as session:
+            session.execute(update(Job).values(rung_at=None))
+        sweep(sessions, doorbell, settings)
+        assert rings(settings) == wanted
 
 
 def test_a_broker_that_is_away_is_said_once_per_ring_and_survived(

@@ -22,6 +22,17 @@ def test_card_says_base_data_grader_and_curve() -> None:
     assert text == card.text(2, [(1, 0.25), (2, 0.5)])
 
 
+def test_a_card_shows_no_key_of_an_endpoint() -> None:
+    grader = {
+        "type": "endpoint",
+        "url": "https://a.example/grade?key=hush",
+        "headers": {"X-Key": "hush"},
+    }
+    text = Card(job_id="ftjob-1", resolved=RESOLVED, grader=grader, seed=7).text(1, [])
+    assert '"url": "https://a.example/grade?key=<hidden>"' in text
+    assert "hush" not in text
+
+
 def test_long_curves_are_thinned_and_keep_their_end() -> None:
     curve = [(step, 0.0) for step in range(1, 1001)]
     points = thinned(curve)

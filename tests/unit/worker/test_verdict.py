@@ -1,34 +1,36 @@
 """Whether a job is said to have improved."""
 
+from dataclasses import asdict
+
 import pytest
 
-from worker.verdict import paired_interval, verdict
+from worker.grpo.lift import paired_lift
+from worker.verdict import verdict
+
+ZEROS, ONES, HALF = [0.0] * 40, [1.0] * 40, [0.0, 1.0] * 20
 
 
-def test_clear_gain_clear_loss_and_neither() -> None:
-    zeros, ones = [0.0] * 40, [1.0] * 40
-    half = [0.0, 1.0] * 20
-    assert verdict(zeros, ones) == "improved"
-    assert verdict(ones, zeros) == "worse"
-    assert verdict(half, half) == "no_change"
-    assert verdict(half, half[::-1]) == "no_change"
+@pytest.mark.parametrize(
+    ("before", "after", "word"),
+    [
+        (ZEROS, ONES, "improved"),
+        (ONES, ZEROS, "worse"),
+        (HALF, HALF, "no_change"),
+        (HALF, HALF[::-1], "no_change"),
+        (ZEROS[:8], ONES[:8], "improved"),
+        (ZEROS[:7], ONES[:7], "unknown"),
+        (ONES[:1], ZEROS[:1], "unknown"),
+        # Grades that failed are no pairs.
+        ([*ZEROS[:7], None], ONES[:8], "unknown"),
+    ],
+)
+def test_clear_gain_clear_loss_neither_and_too_few_to_tell(
+    before: list[float | None], after: list[float | None], word: str
+) -> None:
+    lift = paired_lift(before, after)
+    assert lift is not None
+    assert verdict(asdict(lift)) == word
 
 
-@pytest.mark.parametrize("after", [None, [], [None, None, None]])
-def test_without_scores_nothing_is_claimed(after: list[float | None] | None) -> None:
-    assert verdict([1.0, 1.0, 1.0], after) == "unknown"
-
-
-def test_rows_without_a_reward_are_left_out_of_both_sides() -> None:
-    before = [0.0, None, 1.0, 0.0]
-    after = [1.0, 1.0, None, 1.0]
-    assert paired_interval(before, after) == (1.0, 1.0)
-
-
-def test_interval_is_near_the_normal_one() -> None:
-    before = [0.0] * 200
-    after = [1.0] * 60 + [0.0] * 140
-    low, high = paired_interval(before, after) or (0, 0)
-    # p = 0.3, standard error sqrt(0.3 * 0.7 / 200) = 0.0324
-    assert low == pytest.approx(0.3 - 1.96 * 0.0324, abs=0.01)
-    assert high == pytest.approx(0.3 + 1.96 * 0.0324, abs=0.01)
+def test_without_scores_nothing_is_claimed() -> None:
+    assert verdict(None) == "unknown"

@@ -1,0 +1,43 @@
+"""What the server says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class GraderType(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str
+    description: str
+    usable: bool
+    """Whether a job may have such a grader here, now."""
+    reason: str | None
+    """Why it may not, and what to install or set."""
+    limitations: list[str]
+    """What such a grader cannot do here, a sentence each."""
+    json_schema: dict[str, Any]
+
+
+class PythonGraders(BaseModel):
+    """How users' Python is isolated on the machine that answers."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    level: str
+    """`bwrap`, `landlock` or `sealed`; `none` where the operator did without, `off` if refused."""
+    reason: str
+    """Why not a stronger one, or why none at all and what to install."""
+    landlock_abi: int
+    """The version of Landlock in force, 0 without."""
+    sealed: bool
+    """No file can be opened at all: only modules that were loaded before can be imported."""
+    packages: list[str]
+    """Of the optional packages, those that graders can import here."""
+
+
+class Capabilities(BaseModel):
+    graders: list[GraderType]
+    python_graders: PythonGraders

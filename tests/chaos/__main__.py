@@ -1,0 +1,70 @@
+"""`make chaos FAULTS=N SEED=S TOPOLOGY=embedded|scaled`: real faults over real jobs.
+
+Prints what it does, and as its last line one JSON object. Exit code 1 when an invariant was broken.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "e2e")]
+
+from campaign import Campaign  # noqa: E402 - the tests' folders are no packages
+from outages import Clock, Disk, faults_of  # noqa: E402
+from topology import TOPOLOGIES, prepare  # noqa: E402
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--faults", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--topology", choices=sorted(TOPOLOGIES), default="embedded")
+    parser.add_argument("--only", default="", help="kinds of faults, with commas between")
+    parser.add_argument("--keep", action="store_true", help="keep the stack's folder")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in order: nothing stays behind
+    root = Path(tempfile.mkdtemp(prefix="honed-chaos-"))
+    started, folder = time.monotonic(), root / "data"
+
+    def say(sentence: str) -> None:
+        print(f"{time.monotonic() - started:7.1f}  {sentence}", flush=True)
+
+    clock = Clock(root)
+    has_clock = clock.build()
+    if not has_clock:
+        say("left out: jump_clock, which needs a C compiler (cc)")
+    prepare(folder, clock.environ() if has_clock else {})
+    topology = TOPOLOGIES[arguments.topology](folder)
+    disk = Disk(topology)
+    has_disk = disk.mount()
+    if not has_disk:
+        say("left out: fill_disk, which needs the right to mount a file system")
+    faults = faults_of(type(topology), has_disk=has_disk, has_clock=has_clock)
+    wanted = set(filter(None, arguments.only.split(",")))
+    campaign = Campaign(topology, arguments.seed, say)
+    say(f"{topology.name}, seed {arguments.seed}, in {root}")
+    try:
+        campaign.run(
+            [one for one in faults if not wanted or one.__name__ in wanted], arguments.faults
+        )
+    finally:
+        if has_disk:
+            disk.unmount()
+        if not arguments.keep and not campaign.violations:
+            shutil.rmtree(root, ignore_errors=True)
+    if campaign.violations:
+        say(f"the stack's logs are kept: {root}")
+    print(json.dumps({**campaign.summary(), "seconds": round(time.monotonic() - started)}))
+    return 1 if campaign.violations else 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Serving: base models and adapters behind chat, many requests in one batch."""
