@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.presets import Dtype, Workload
 from worker.grpo.order import take
+from worker.grpo.resident import peak_resident_bytes
 from worker.grpo.types import Prompt
 
 PROMPTS_FILE = "prompts.json"
@@ -141,16 +142,8 @@ class Laps:
 
 
 def peak_bytes(device: str) -> int:
-    """Return the most memory that was in use: the process's on a CPU, the tensors' on a GPU.
-
-    From the kernel's VmHWM, which starts at zero with the program; `ru_maxrss` would count what
-    the process that started it had.
-    """
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
+    """Return the most memory that was in use: the process's on a CPU, the tensors' on a GPU."""
+    return torch.cuda.max_memory_allocated() if device == "cuda" else peak_resident_bytes()
 
 
 def live_groups(rewards: list[float], group_size: int) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import threading
 import time
 from typing import Any
 
 from worker.grpo.errors import Interrupted
+from worker.grpo.resident import peak_resident_bytes
 from worker.process_tie import die_with_parent
 
 SAY_SECONDS = 0.5
@@ -46,9 +46,9 @@ class Control:
         if phase == self._phase and now - self._said_at < SAY_SECONDS:
             return
         self._phase, self._said_at = phase, now
-        # On Linux in KiB; what it has held, for the case that it is killed.
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._say({"phase": phase, "done": done, "total": total, "peak_bytes": peak_bytes, **more})
+        # What it has held is said for the case that it is killed.
+        held = {"peak_bytes": peak_resident_bytes()}
+        self._say({"phase": phase, "done": done, "total": total, **held, **more})
 
     def outcome(self, outcome: str, **more: Any) -> None:
         """Say the last word."""

@@ -146,12 +146,13 @@ def test_an_architecture_that_nobody_knows_is_refused(tmp_path: Path) -> None:
 
 
 MEASURE = """
-    import random, resource, sys
+    import random, sys
     from concurrent.futures import Future
     from pathlib import Path
     from worker.grpo.config import GrpoConfig
     from worker.grpo.hf_sampler import HfSampler
     from worker.grpo.policy import Policy
+    from worker.grpo.resident import peak_resident_bytes
     from worker.grpo.trainer import Trainer
     from worker.grpo.types import Graded, Prompt
 
@@ -172,7 +173,7 @@ MEASURE = """
     sampler = HfSampler(policy, eos_ids=[], max_cache_bytes=max_cache_bytes)
     trainer = Trainer(policy, sampler, config, prompts, [], grade=grade)
     assert len(list(trainer.steps())) == 2
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(peak_resident_bytes())
 """
 
 
