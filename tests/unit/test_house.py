@@ -66,3 +66,5 @@ def test_the_tree_in_the_docs_is_the_tree() -> None:
         and Path(name).name not in text
     ]
     assert missing == []
+    lines = [line for line in text.splitlines() if line.startswith("  ") and ".py " in line]
+    assert sorted(set(lines)) == sorted(lines), "a file stands in the tree twice"
