@@ -21,7 +21,6 @@ from worker import trainer_process
 from worker.supervise import Supervisor
 
 Sessions = sessionmaker[Session]
-TrainerSays = Callable[[str], None]
 
 # A supervisor of its own process: the script is its trainer.
 SUPERVISOR = """

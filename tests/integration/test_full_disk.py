@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
-from supervised import Script, Sessions, drain, make_claimable, messages, queued_job, quick, row
+from supervised import Script, Sessions, drain, make_claimable, messages, queued_job, row
 from trainer_runs import Trainers
 from waiting import wait_for
 
@@ -70,16 +70,6 @@ def small_disk(folder: Path, *, size: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-@pytest.fixture
-def settings(settings: ServiceSettings) -> ServiceSettings:
-    return quick(settings)
-
-
-@pytest.fixture
-def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Script:
-    return Script(monkeypatch, tmp_path)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from supervised import (
     make_claimable,
     messages,
     queued_job,
-    quick,
     row,
 )
 from trainer_runs import Trainers
@@ -60,16 +59,6 @@ with open({counter!r}, "w") as counter:
     counter.write("oom 1\\noom_kill 1\\n")
 os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-@pytest.fixture
-def settings(settings: ServiceSettings) -> ServiceSettings:
-    return quick(settings)
-
-
-@pytest.fixture
-def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Script:
-    return Script(monkeypatch, tmp_path)
 
 
 @pytest.fixture

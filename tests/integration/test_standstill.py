@@ -17,7 +17,6 @@ from supervised import (
     messages,
     no_trainer_is_left,
     queued_job,
-    quick,
     row,
 )
 from waiting import has_ended, wait_for
@@ -32,16 +31,6 @@ from service.settings import ServiceSettings
 from service.sweeper import sweep
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def settings(settings: ServiceSettings) -> ServiceSettings:
-    return quick(settings)
-
-
-@pytest.fixture
-def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Script:
-    return Script(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(

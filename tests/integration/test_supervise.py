@@ -3,19 +3,16 @@
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from supervised import (
     Script,
     Sessions,
-    TrainerSays,
     drain,
     make_claimable,
     messages,
     no_trainer_is_left,
     queued_job,
-    quick,
     row,
 )
 
@@ -30,22 +27,12 @@ pytestmark = pytest.mark.on_both_databases
 
 
 @pytest.fixture
-def settings(settings: ServiceSettings) -> ServiceSettings:
-    return quick(settings)
-
-
-@pytest.fixture
-def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TrainerSays:
-    return Script(monkeypatch, tmp_path)
-
-
-@pytest.fixture
 def job_id(sessions: Sessions) -> str:
     return queued_job(sessions)
 
 
 def test_progress_and_outcome_reach_the_row(
-    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: TrainerSays
+    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: Script
 ) -> None:
     trainer(
         """
@@ -66,7 +53,7 @@ def test_progress_and_outcome_reach_the_row(
 
 
 def test_a_failed_outcome_keeps_its_reason(
-    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: TrainerSays
+    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: Script
 ) -> None:
     trainer(
         """
@@ -83,7 +70,7 @@ def test_a_failed_outcome_keeps_its_reason(
 
 
 def test_a_crash_is_tried_again_and_then_told_with_its_evidence(
-    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: TrainerSays
+    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: Script
 ) -> None:
     trainer("raise RuntimeError('the card fell off the bus')")
     for attempt in (1, 2):
@@ -101,7 +88,7 @@ def test_a_crash_is_tried_again_and_then_told_with_its_evidence(
 
 
 def test_a_trainer_that_hangs_alive_loses_the_job(
-    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: TrainerSays
+    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: Script
 ) -> None:
     trainer("time.sleep(600)")
     drain(settings.model_copy(update={"progress_seconds": 0.5}))
@@ -118,7 +105,7 @@ def test_a_trainer_that_does_not_obey_is_ended(
     settings: ServiceSettings,
     sessions: Sessions,
     job_id: str,
-    trainer: TrainerSays,
+    trainer: Script,
     monkeypatch: pytest.MonkeyPatch,
     ask: Callable[..., Job],
     status: Status,
@@ -138,7 +125,7 @@ def test_a_trainer_that_does_not_obey_is_ended(
 
 
 def test_a_worker_that_shuts_down_gives_the_job_back(
-    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: TrainerSays
+    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: Script
 ) -> None:
     trainer(
         """
@@ -154,7 +141,7 @@ def test_a_worker_that_shuts_down_gives_the_job_back(
 
 
 def test_a_lost_lease_ends_the_trainer_and_writes_nothing(
-    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: TrainerSays
+    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: Script
 ) -> None:
     trainer("time.sleep(600)")
     working = threading.Thread(target=drain, args=(settings,))
@@ -173,7 +160,7 @@ def test_a_lost_lease_ends_the_trainer_and_writes_nothing(
 
 
 def test_jobs_run_by_priority_and_then_by_age(
-    settings: ServiceSettings, sessions: Sessions, trainer: TrainerSays
+    settings: ServiceSettings, sessions: Sessions, trainer: Script
 ) -> None:
     trainer('print(json.dumps({"outcome": "succeeded", "verdict": "unknown"}), flush=True)')
     order = []
@@ -230,7 +217,7 @@ def test_a_validator_that_is_killed_each_time_ends_the_job(
 
 
 def test_a_job_that_does_not_fit_waits_and_says_why(
-    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: TrainerSays
+    settings: ServiceSettings, sessions: Sessions, job_id: str, trainer: Script
 ) -> None:
     trainer('print(json.dumps({"outcome": "succeeded", "verdict": "unknown"}))')
     with transaction(sessions) as session:
