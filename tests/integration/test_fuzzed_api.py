@@ -12,7 +12,8 @@ import pytest
 import schemathesis
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, Phase, given, settings
+from fuzzed import CHECKS, made_up
+from hypothesis import given
 from schemathesis import GenerationMode, checks
 
 from jobs.db import connect, session_factory, transaction
@@ -27,13 +28,6 @@ pytestmark = pytest.mark.slow
 
 JOBS = "/v1/fine_tuning/jobs"
 CHAT = "/v1/chat/completions"
-CHECKS = (
-    checks.not_a_server_error,
-    checks.status_code_conformance,
-    checks.content_type_conformance,
-    checks.response_headers_conformance,
-    checks.response_schema_conformance,
-)
 DOCUMENT = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())
 # Deletions last: what is there is looked at before.
 OPERATIONS = sorted(
@@ -129,14 +123,7 @@ def test_no_answer_is_outside_the_document(
     world: World, document: Any, path: str, method: str, mode: GenerationMode
 ) -> None:
     @given(case=document[path][method].as_strategy(generation_mode=mode))
-    @settings(
-        max_examples=25,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @made_up(25)
     def check(case: Any) -> None:
         if next(world.turn) % 2:
             aim(case, world.known)

@@ -9,20 +9,14 @@ from typing import Any
 import pytest
 import schemathesis
 from chat_server import Server, chat_server
-from hypothesis import HealthCheck, Phase, given, settings
+from fuzzed import CHECKS, made_up
+from hypothesis import given
 from openai.types.chat import ChatCompletion
-from schemathesis import GenerationMode, checks
+from schemathesis import GenerationMode
 
 pytestmark = pytest.mark.slow
 
 CHAT = "/v1/chat/completions"
-CHECKS = (
-    checks.not_a_server_error,
-    checks.status_code_conformance,
-    checks.content_type_conformance,
-    checks.response_headers_conformance,
-    checks.response_schema_conformance,
-)
 
 # What these models, or any here, cannot do.
 REFUSED = (
@@ -51,14 +45,7 @@ def test_no_answer_is_outside_the_document(server: Server, mode: GenerationMode)
     turn, answers = count(), Counter[str]()
 
     @given(case=document[CHAT]["post"].as_strategy(generation_mode=mode))
-    @settings(
-        max_examples=80,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @made_up(80)
     def check(case: Any) -> None:
         if isinstance(case.body, dict):
             number = next(turn)
