@@ -1,4 +1,4 @@
-"""How fast python graders are: cold start and warm calls a second, through the sandbox.
+"""How fast graders are: python ones through the sandbox, cold and warm, and plain ones in place.
 
     python benchmarks/graders.py [--seconds 3] [--threads 4]
 
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from jobs.graders import Sample
+from jobs.graders import Sample, parse_grader
 from jobs.graders.python import Python
 from jobs.graders.sandbox import isolation, pools
 
@@ -33,6 +33,17 @@ def grade(sample, item):
     wanted = json.loads(item["wanted"])
     return float(found[1] == wanted["answer"]) * math.exp(-len(numbers) / 100)
 """
+EXACT = {
+    "type": "string_check",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.answer}}",
+    "operation": "eq",
+}
+THREE_STRINGS = {
+    "type": "multi",
+    "graders": {"a": EXACT, "b": EXACT, "c": EXACT},
+    "calculate_output": "0.5 * a + 0.3 * b + 0.2 * c",
+}
 ITEM = {"answer": TEXT, "wanted": json.dumps({"answer": "42", "steps": list(range(50))})}
 
 
@@ -82,6 +93,16 @@ def cold_start_seconds() -> float:
     return statistics.median(times)
 
 
+def three_strings_seconds() -> float:
+    """Three string comparisons and the formula over them, for one answer; the median of many."""
+    grader, sample, times = parse_grader(THREE_STRINGS), Sample(TEXT), []
+    for _ in range(2000):
+        started = time.perf_counter()
+        grader.grade(sample, ITEM)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -99,6 +120,7 @@ def main() -> None:
         "cold_start_ms": round(cold_start_seconds() * 1000, 1),
         "trivial_calls_per_second": round(rate(TRIVIAL, calls_per_process=None, **options)),
         "re_json_calls_per_second": round(rate(RE_AND_JSON, calls_per_process=None, **options)),
+        "three_strings_microseconds": round(three_strings_seconds() * 1e6, 1),
         "own_process_calls_per_second": round(rate(TRIVIAL, calls_per_process=1, **options)),
     }
     pools.close_all()

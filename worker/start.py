@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "worker.spare")
 
-# A spare that still imports is waited for about as long as importing takes.
+# A spare that still imports is waited for about as long as importing takes, if a lease allows it.
 PATIENCE_SECONDS = 6.0
 
 # A spare that ended, for whatever reason, is replaced; not at once, for it may end again.
@@ -131,13 +131,14 @@ class Spares:
         *,
         environ: Mapping[str, str],
         descriptors: Sequence[int],
+        patience_seconds: float,
     ) -> Forked | None:
         """A process that runs a module; None when no spare answers in time: nothing runs then."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 socket.send_fds(self._entrance, [b"!"], [theirs.fileno()])
-            ours.settimeout(PATIENCE_SECONDS)
+            ours.settimeout(patience_seconds)
             if not ours.recv(1):
                 raise ConnectionResetError
             ours.settimeout(None)
@@ -179,14 +180,19 @@ def start(
     stdout: int,
     stderr: int,
     keep: Sequence[int] = (),
+    lease_seconds: float,
 ) -> Process:
-    """Run a command with these descriptors; it keeps those of `keep` open while it lives."""
+    """Run a command with these descriptors; it keeps those of `keep` open while it lives.
+
+    Returns within the first half of the job's lease, which nobody renews meanwhile.
+    """
     if _spares is not None and [*command[:2]] == [sys.executable, "-m"] and command[2] in MODULES:
         forked = _spares.fork(
             command[2],
             command[3:],
             environ=environ,
             descriptors=(stdin, stdout, stderr, *keep),
+            patience_seconds=min(PATIENCE_SECONDS, lease_seconds / 2),
         )
         if forked is not None:
             return forked

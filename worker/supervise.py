@@ -125,7 +125,9 @@ class Attempt:
     def _start(self) -> TrainerProcess:
         folder = self.settings.logs_dir / "jobs" / self.claimed.job_id
         path = folder / f"attempt-{self.claimed.attempt}.log"
-        return TrainerProcess(self.claimed, self.slot, log=path)
+        return TrainerProcess(
+            self.claimed, self.slot, log=path, lease_seconds=self.settings.lease_seconds
+        )
 
     def _watch(self, trainer: TrainerProcess) -> JobFailure | None:
         """Renew until the trainer ends. Returns how it was lost, or None when it said an outcome.

@@ -29,7 +29,7 @@ EVIDENCE_LINES = 15
 class TrainerProcess:
     """One attempt's process, in a process group of its own."""
 
-    def __init__(self, claimed: Claim, slot: Slot, *, log: Path) -> None:
+    def __init__(self, claimed: Claim, slot: Slot, *, log: Path, lease_seconds: float) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         self.last_heard = time.monotonic()
@@ -47,6 +47,7 @@ class TrainerProcess:
                 stdout=stdout,
                 stderr=stderr.fileno(),
                 keep=(slot.lock_fd,),
+                lease_seconds=lease_seconds,
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

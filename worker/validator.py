@@ -75,6 +75,7 @@ class Validator:
                 stdin=nothing.fileno(),
                 stdout=nothing.fileno(),
                 stderr=errors.fileno(),
+                lease_seconds=self.settings.lease_seconds,
             )
             try:
                 return self._wait(job_id, process, errors)
@@ -82,6 +83,7 @@ class Validator:
                 process.kill()
 
     def _wait(self, job_id: str, process: Process, errors: IO[str]) -> str | None:
+        """Also None when it need not be finished here; its process is killed then for no fault."""
         started = time.monotonic()
         while not self.is_stopping():
             code = process.wait(self.settings.renew_seconds)
@@ -89,7 +91,7 @@ class Validator:
                 if time.monotonic() - started > VALIDATION_SECONDS:
                     return f"Reading the files took longer than {VALIDATION_SECONDS:.0f} seconds."
                 if not self._renew(job_id):
-                    return None  # cancelled, or another validator was faster
+                    break  # cancelled, or the lease ran out and another validator has it
                 continue
             if code == 0:
                 return None
@@ -99,6 +101,8 @@ class Validator:
             if code < 0:
                 return None  # killed: the lease runs out and it is tried again
             return f"Validation {describe_exit(code)}: {said[-1]}"
+        with transaction(self.sessions) as session:
+            validation.leave(session, job_id, worker=self.worker)
         return None
 
     def _renew(self, job_id: str) -> bool:

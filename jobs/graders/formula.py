@@ -4,12 +4,9 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
 
 from jobs.graders.grade import GradeFailure
+from jobs.graders.source import Compiled
 
 MAX_FORMULA_CHARS = 10_000
 MAX_DEPTH = 50
@@ -114,7 +111,7 @@ def _finite(value: float) -> float:
     return value
 
 
-class Formula:
+class Formula(Compiled):
     """A compiled formula over named numbers.
 
     Operators + - * / and ^ (power, binds tighter than a minus before it, groups from the right),
@@ -126,7 +123,7 @@ class Formula:
 
     def __init__(self, source: str) -> None:
         parser = _Parser(source)
-        self.source = source
+        super().__init__(source)
         self.root = parser.parse()
         # Each variable with the place of its first use.
         self.variables: Mapping[str, int] = parser.variables
@@ -143,29 +140,6 @@ class Formula:
             reason = "a log, root or power has no real value"
         named = ", ".join(f"{name} = {variables[name]:g}" for name in self.variables)
         raise GradeFailure("formula_parse_error", f"calculate_output: {reason} ({named})")
-
-    def __repr__(self) -> str:
-        return f"Formula({self.source!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Formula) and self.source == other.source
-
-    def __hash__(self) -> int:
-        return hash(self.source)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(
-            cls,
-            core_schema.str_schema(strict=True),
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                _source, return_schema=core_schema.str_schema()
-            ),
-        )
-
-
-def _source(formula: Formula) -> str:
-    return formula.source
 
 
 class _Parser:

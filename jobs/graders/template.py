@@ -5,10 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
-
 from jobs.graders.grade import SAMPLE_VARIABLES, GradeFailure, Sample
+from jobs.graders.source import Compiled
 
 # A few large values repeated by a long template must not fill the memory.
 MAX_RENDERED_CHARS = 16_000_000
@@ -111,7 +109,7 @@ class _Variable:
             raise GradeFailure("invalid_variable_error", f"{where} is not there") from None
 
 
-class Template:
+class Template(Compiled):
     """A string with any number of `{{item.x}}` and `{{sample.x}}` in it.
 
     Values are put in once: braces inside a value stay text. Raises TemplateInvalid on
@@ -121,7 +119,7 @@ class Template:
     __slots__ = ("_parts", "source")
 
     def __init__(self, source: str) -> None:
-        self.source = source
+        super().__init__(source)
         parts: list[str | _Variable] = []
         end = 0
         for placeholder in _PLACEHOLDER.finditer(source):
@@ -169,29 +167,6 @@ class Template:
         """The row fields that the template reads, such as `answer` or `meta.tags[0]`."""
         variables = (part for part in self._parts if isinstance(part, _Variable))
         return {variable.path for variable in variables if variable.is_item}
-
-    def __repr__(self) -> str:
-        return f"Template({self.source!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Template) and self.source == other.source
-
-    def __hash__(self) -> int:
-        return hash(self.source)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(
-            cls,
-            core_schema.str_schema(strict=True),
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                _source, return_schema=core_schema.str_schema()
-            ),
-        )
-
-
-def _source(template: Template) -> str:
-    return template.source
 
 
 def _literal(text: str) -> str:

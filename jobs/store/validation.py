@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import case, select, update
 from sqlalchemy.orm import Session
 
 from jobs.db import now
@@ -68,6 +68,26 @@ def renew(session: Session, job_id: str, *, worker: str, lease_seconds: float) -
         .execution_options(synchronize_session=False)
     )
     return session.scalar(statement) is not None
+
+
+def leave(session: Session, job_id: str, *, worker: str) -> None:
+    """A validator stops for no fault of the job's: that it was taken counts for nothing.
+
+    Where the validator still holds it, the next one need not wait for the lease to end.
+    """
+    is_mine = Job.lease_owner == worker
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, Job.status == Status.VALIDATING_FILES, Job.num_losses > 0)
+        .values(
+            num_losses=Job.num_losses - 1,
+            lease_owner=case((is_mine, None), else_=Job.lease_owner),
+            lease_expires_at=case((is_mine, None), else_=Job.lease_expires_at),
+            rung_at=case((is_mine, None), else_=Job.rung_at),
+        )
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(statement)
 
 
 def admit(session: Session, job_id: str, **values: Any) -> bool:

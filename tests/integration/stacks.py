@@ -64,7 +64,7 @@ class Stack:
         children = self.children()
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(30) == 0
-        wait_for(lambda: all(map(has_ended, children)), seconds=5, what="the children's end")
+        wait_for(lambda: all(map(has_ended, children)), seconds=20, what="the children's end")
 
 
 @contextmanager

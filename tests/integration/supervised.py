@@ -55,8 +55,8 @@ def quick(settings: ServiceSettings) -> ServiceSettings:
     return settings.model_copy(update={"renew_seconds": 0.1, "lease_seconds": 5.0})
 
 
-def queued_job(sessions: Sessions, resolved: Any = None, **columns: Any) -> str:
-    """A job that waits for a worker."""
+def unvalidated_job(sessions: Sessions, **columns: Any) -> str:
+    """A job whose files wait for validation."""
     with transaction(sessions) as session:
         project = projects.ensure_project(session, "default")
         job = Job(
@@ -69,8 +69,15 @@ def queued_job(sessions: Sessions, resolved: Any = None, **columns: Any) -> str:
             **columns,
         )
         jobs.add(session, job)
-        validation.admit(session, job.id, resolved=resolved or {})
     return job.id
+
+
+def queued_job(sessions: Sessions, resolved: Any = None, **columns: Any) -> str:
+    """A job that waits for a worker."""
+    job_id = unvalidated_job(sessions, **columns)
+    with transaction(sessions) as session:
+        validation.admit(session, job_id, resolved=resolved or {})
+    return job_id
 
 
 def drain(settings: ServiceSettings, *, is_stopping: Callable[[], bool] = lambda: False) -> None:

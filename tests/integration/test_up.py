@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -132,9 +131,7 @@ def test_a_sweeper_rings_and_ends_at_once_when_told(tmp_path: Path, database_url
         jobs.add(session, job)
     engine.dispose()
     messages, log = folder / "broker" / "messages", tmp_path / "log"
-    with python("service.sweeper", log=log, data_dir=folder, sweep_seconds=0.2) as sweeper:
+    with python("service.sweeper", log=log, data_dir=folder, sweep_seconds=300) as sweeper:
         wait_for(lambda: list(messages.glob("*.msg")), seconds=30, what="a ring")
-        begun = time.monotonic()
         sweeper.terminate()
-        assert sweeper.wait(10) == 0
-        assert time.monotonic() - begun < 3
+        assert sweeper.wait(30) == 0

@@ -91,12 +91,7 @@ class Serving:
     ) -> Started:
         model = await run_in_threadpool(self.hosting.take, HostedModel, task.model)
         held.callback(self.hosting.release, model)
-        loop = asyncio.get_running_loop()
-
-        def emit(event: Event) -> None:
-            # The engine's thread may not touch the loop's queue itself.
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
+        emit = _emitter(asyncio.get_running_loop(), events)
         generation = await run_in_threadpool(
             partial(generation_of, task, model, adapter=self._adapter(task.model), emit=emit)
         )
@@ -147,6 +142,23 @@ class _Streaming(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._held:
             await super().__call__(scope, receive, send)
+
+
+def _emitter(
+    loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event]
+) -> Callable[[Event], None]:
+    """Puts what the engine's thread says into the queue, which only the loop itself may touch."""
+
+    def emit(event: Event) -> None:
+        try:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+        except RuntimeError:
+            # The server ended while the engine was at a token: nobody is left to hear of it, and
+            # the engine's thread must not die of that.
+            if not loop.is_closed():
+                raise
+
+    return emit
 
 
 async def _settled(beginning: asyncio.Task[Started]) -> None:

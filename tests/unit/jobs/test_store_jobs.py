@@ -180,6 +180,31 @@ class TestValidation:
             jobs.cancel(session, project_id, job_id)
         assert not renew("v")
 
+    def test_who_leaves_counts_for_nothing_and_keeps_no_lease(
+        self, sessions: Sessions, make_job: MakeJob
+    ) -> None:
+        job_id = make_job(is_queued=False)
+        for _ in range(5):
+            assert self.claim(sessions) == job_id
+            with transaction(sessions) as session:
+                validation.leave(session, job_id, worker="v")
+        job = row(sessions, job_id)
+        assert (job.num_losses, job.lease_owner, job.lease_expires_at) == (0, None, None)
+
+    def test_who_leaves_late_takes_nothing_from_the_next(
+        self, sessions: Sessions, make_job: MakeJob
+    ) -> None:
+        job_id = make_job(is_queued=False)
+        self.claim(sessions, lease_seconds=-1)
+        with transaction(sessions) as session:
+            assert validation.claim(session, worker="w", lease_seconds=60) is not None
+        with transaction(sessions) as session:
+            validation.leave(session, job_id, worker="v")
+        job = row(sessions, job_id)
+        assert (job.num_losses, job.lease_owner) == (1, "w")
+        with transaction(sessions) as session:
+            assert validation.renew(session, job_id, worker="w", lease_seconds=60)
+
     def test_admit_queues_once(self, sessions: Sessions, make_job: MakeJob) -> None:
         job_id = make_job(is_queued=False)
         self.claim(sessions)

@@ -75,9 +75,7 @@ def started(child: Child) -> str:
 def test_term_ends_it(make_child: Callable[[str], Child], said: list[str]) -> None:
     child = make_child(SLEEP)
     assert started(child) == "up\n"
-    begun = time.monotonic()
     stop_all([child])
-    assert time.monotonic() - begun < 5
     assert said == []
 
 
@@ -187,14 +185,12 @@ class TestLocks:
         lock, said = tmp_path / "lock", []
         with hold_with_children(lock, said.append) as holding:
             leftover = subprocess.Popen(
-                [sys.executable, "-c", "import time; time.sleep(0.7)"],
+                [sys.executable, "-c", "import time; time.sleep(2)"],
                 pass_fds=(holding.descriptor,),
             )
-        begun = time.monotonic()
         with hold_with_children(lock, said.append):
-            assert time.monotonic() - begun > 0.3
+            assert leftover.wait(5) == 0
         assert said == ["waiting for processes of an earlier run to end"]
-        assert leftover.wait(5) == 0
 
     def test_stubborn_leftovers_are_killed_and_nothing_else(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

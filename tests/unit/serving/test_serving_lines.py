@@ -14,7 +14,8 @@ from jobs.errors import Unavailable
 from jobs.serving import ChatTask, Failed, Served
 from worker.serving import app
 from worker.serving.app import Serving
-from worker.serving.engine import Engine
+from worker.serving.engine import BROKEN, Engine
+from worker.serving.generation import Generation
 from worker.serving.hosted import HostedModel
 
 TASK = ChatTask(
@@ -52,7 +53,7 @@ def request() -> Request:
     return Request({"type": "http", "method": "POST", "path": "/chat", "headers": headers}, receive)
 
 
-def serving(hosting: Any, engine: Engine, folder: Path) -> Serving:
+def serving(hosting: Any, engine: Any, folder: Path) -> Serving:
     return Serving("t", hosting, engine, ArtifactStore(folder), SimpleNamespace())  # type: ignore[arg-type]
 
 
@@ -77,6 +78,37 @@ def test_who_leaves_while_a_model_loads_leaves_it_released(
     asyncio.run(left())
     assert hosting.is_loaded.is_set()
     assert hosting.num_users == 0
+
+
+def test_a_token_that_comes_after_the_server_has_ended_harms_nobody(
+    model: HostedModel, tmp_path: Path
+) -> None:
+    class Late:
+        """An engine that is at a token for as long as the server lives."""
+
+        def submit(self, generation: Generation) -> None:
+            self.generation = generation
+
+        def cancel(self, generation: Generation) -> None:
+            pass
+
+    late, hosting = Late(), Slow(model)
+    hosting.is_loaded.set()
+
+    async def left() -> None:
+        response = await serving(hosting, late, tmp_path).chat(request())
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            pass
+
+        await response({"type": "http"}, receive, send)
+
+    asyncio.run(left())
+    assert hosting.num_users == 0
+    late.generation.emit(BROKEN)
 
 
 def test_while_a_model_loads_it_says_that_it_lives(

@@ -127,7 +127,7 @@ def test_a_trainer_sees_its_own_device_alone(
         assert slot is not None
         # A CPU slot on a machine whose GPUs were not counted.
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-        trainer = TrainerProcess(Claim("ftjob-a", 1), slot, log=tmp_path / "log")
+        trainer = TrainerProcess(Claim("ftjob-a", 1), slot, log=tmp_path / "log", lease_seconds=20)
         assert trainer.wait(30) == 0
         assert trainer.messages() == [{"seen": seen}]
         trainer.close()

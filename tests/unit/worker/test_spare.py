@@ -57,7 +57,13 @@ def spares(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[start.Sp
 class Job:
     """A started process with its pipes."""
 
-    def __init__(self, folder: Path, *arguments: str, keep: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        keep: tuple[int, ...] = (),
+        lease_seconds: float = 60,
+    ) -> None:
         stdin, self.requests = os.pipe()
         said, stdout = os.pipe()
         self.log = folder / "log"
@@ -69,6 +75,7 @@ class Job:
                 stdout=stdout,
                 stderr=log.fileno(),
                 keep=keep,
+                lease_seconds=lease_seconds,
             )
         os.close(stdin)
         os.close(stdout)
@@ -174,6 +181,15 @@ def test_a_spare_that_dies_takes_its_processes_and_is_replaced(
     forked = Job(tmp_path, "5")
     assert is_forked(forked)
     assert forked.finish() == 5
+
+
+def test_a_spare_is_not_waited_for_until_the_lease_is_over(
+    spares: start.Spares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "PATIENCE_SECONDS", 600.0)
+    fresh = Job(tmp_path, "0", lease_seconds=1)  # no spare reads at the doorway
+    assert not is_forked(fresh)
+    assert fresh.finish() == 0
 
 
 def test_where_an_import_has_started_cuda_nothing_is_forked(
