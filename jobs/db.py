@@ -76,12 +76,12 @@ def connect(url: str) -> Engine:
         return create_engine(
             _with_psycopg(parsed),
             pool_pre_ping=True,
-            json_serializer=_json,
+            json_serializer=as_json,
             connect_args=_postgresql_arguments(parsed),
         )
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, json_serializer=_json)
+    engine = create_engine(parsed, json_serializer=as_json)
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
 
@@ -100,8 +100,11 @@ def _with_psycopg(url: URL) -> URL:
     return url.set(drivername="postgresql+psycopg") if is_plain else url
 
 
-def _json(value: Any) -> str:
-    """JSON proper: numbers that are none (a metric of an empty set) become null."""
+def as_json(value: Any) -> str:
+    """What a column of JSON stores, in ASCII.
+
+    Numbers that are none (a metric of an empty set) become null.
+    """
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:

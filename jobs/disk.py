@@ -1,8 +1,10 @@
-"""Whether a disk is full, told from everything else that can go wrong with a write."""
+"""How much room a disk has, and whether it is full, told from all else that fails a write."""
 
 from __future__ import annotations
 
 import errno
+import shutil
+from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -17,3 +19,12 @@ def is_full(error: BaseException) -> bool:
     if any(sentence in str(error) for sentence in SENTENCES):
         return True
     return error.__cause__ is not None and is_full(error.__cause__)
+
+
+def free_bytes(*folders: Path) -> int:
+    """The room on the fullest of the disks that these folders are on, or will be once they are."""
+    return min(shutil.disk_usage(_existing(folder)).free for folder in folders)
+
+
+def _existing(folder: Path) -> Path:
+    return next(one for one in (folder, *folder.parents) if one.exists())

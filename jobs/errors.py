@@ -8,15 +8,19 @@ HonedError
   InvalidApiKey              401
   MissingScope               403  the key is good, and does not allow this
   NotOwner                   403  it may be used and not changed: it is another project's
+  QuotaExceeded              403  the project stores as much as it may
   NotFound                   404
     JobNotFound  FileNotFound  UploadNotFound  ModelNotFound  CheckpointNotFound
     PermissionNotFound  ProjectNotFound  RouteNotFound
+    Expired                  404  it was there until its time was over
   MethodNotAllowed           405
+  BodyTooSlow                408  the body did not come in the time that bodies have
   Gone                       410  it was there, and its bytes are not
   BodyTooLarge               413
   IdempotencyKeyReused       422  the key belongs to another request
   TooManyRequests            429  the project has as much under way as it may
   Unavailable                503  a part that is needed does not answer now
+    StorageFull              503  the disk has no room, or only what is kept for running jobs
     NoIsolation              503  this machine cannot run users' Python safely, as it is
   JobFailure                  -   why a job ended `failed`; its code is a Reason
   LeaseLost                   -   the attempt that writes is no longer the job's attempt
@@ -96,10 +100,20 @@ class NotOwner(HonedError):
     code = "not_owner"
 
 
+class QuotaExceeded(HonedError):
+    status = 403
+    type = "invalid_request_error"
+    code = "storage_quota_exceeded"
+
+
 class NotFound(HonedError):
     status = 404
     type = "invalid_request_error"
     code: str | None = "not_found"
+
+
+class Expired(NotFound):
+    code = "expired"
 
 
 class JobNotFound(NotFound):
@@ -164,6 +178,12 @@ class MethodNotAllowed(HonedError):
     code = "method_not_allowed"
 
 
+class BodyTooSlow(HonedError):
+    status = 408
+    type = "invalid_request_error"
+    code = "body_too_slow"
+
+
 class Gone(HonedError):
     status = 410
     type = "invalid_request_error"
@@ -194,6 +214,10 @@ class Unavailable(HonedError):
     type = "server_error"
     code = "unavailable"
     retry_after_seconds = 5
+
+
+class StorageFull(Unavailable):
+    code = "storage_full"
 
 
 class NoIsolation(Unavailable):

@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 # A lease that ends later than this from now was given before the clock was set back.
 MAX_LEASE_SECONDS = 600.0
 
+GB = 10**9
+
 
 class Settings(BaseSettings):
     """Read from `HONED_*` variables; the defaults are the embedded stack in one data folder."""
@@ -42,6 +44,9 @@ class Settings(BaseSettings):
 
     device_memory_gb: float | None = Field(default=None, gt=0)
     """Memory that a job may use on this worker's devices; empty means what a device has."""
+
+    project_quota_gb: float | None = Field(default=None, ge=0)
+    """What a project without a quota of its own may store, in GB of 10^9 bytes; empty is all."""
 
     lease_seconds: float = Field(default=20.0, gt=0, le=MAX_LEASE_SECONDS)
     """An attempt that has not renewed for this long is lost, and the job goes back in the queue."""
@@ -95,6 +100,11 @@ class Settings(BaseSettings):
     @cached_property
     def sqlalchemy_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir / 'honed.db'}"
+
+    @property
+    def project_quota_bytes(self) -> int | None:
+        """What a project may store that has no quota of its own."""
+        return None if self.project_quota_gb is None else int(self.project_quota_gb * GB)
 
     @property
     def artifacts_dir(self) -> Path:

@@ -6,6 +6,8 @@ from anyone. These dependencies come after the key's.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,28 +16,43 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends
 from fastapi import Request as HttpRequest
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from jobs import strict_json
-from jobs.errors import BadRequest, BodyTooLarge, UnknownField
+from jobs.errors import BadRequest, BodyTooLarge, BodyTooSlow, HonedError, UnknownField
 from jobs.spec import as_bad_request, shown
+from jobs.store.projects import Caller
 from jobs.store.uploads import MAX_PART_BYTES
-from service.auth import CurrentProject
-from service.dependencies import SettingsOf
+from service import door
+from service.auth import CurrentCaller, CurrentProject
+from service.dependencies import Resources, ResourcesOf
+from service.door import Allowance
+from service.idempotency import may_repeat
+from service.settings import ServiceSettings
 
 Request = TypeVar("Request", bound=BaseModel)
 
 # What multipart adds around a file: boundaries, part headers, the other fields.
 MULTIPART_SLACK_BYTES = 64 * 1024
 
+LOOK_EVERY_BYTES = 16 * 1024 * 1024
 
-async def json_body(request: HttpRequest, project_id: CurrentProject, settings: SettingsOf) -> Any:
-    """The body as JSON, whatever content type it claims. Raises BadRequest, BodyTooLarge."""
-    limit = settings.max_body_bytes
+
+async def json_body(
+    request: HttpRequest, project_id: CurrentProject, resources: ResourcesOf
+) -> Any:
+    """The body as JSON, whatever content type it claims.
+
+    Raises BadRequest, BodyTooLarge, BodyTooSlow, and TooManyRequests or Overloaded.
+    """
+    limit = resources.settings.max_body_bytes
+    refusal = BodyTooLarge(f"The JSON body is larger than {limit:,} bytes.")
     raw = bytearray()
-    async for chunk in _limited(request, limit, f"The JSON body is larger than {limit:,} bytes."):
-        raw += chunk
+    with resources.bodies.taken(project_id):
+        async for chunk in _limited(request, resources.settings, limit, refusal):
+            raw += chunk
     if not raw.strip():
         raise BadRequest("The body is empty; it must be a JSON object.")
     try:
@@ -69,32 +86,66 @@ class Upload:
 
 
 async def upload_body(
-    request: HttpRequest, project_id: CurrentProject, settings: SettingsOf
+    request: HttpRequest, caller: CurrentCaller, resources: ResourcesOf
 ) -> AsyncIterator[Upload]:
-    """The multipart form of a file. Raises BadRequest, BodyTooLarge."""
-    async with _form(request, "file", settings.max_upload_bytes) as upload:
-        yield upload
+    """The multipart form of a file. Raises as `json_body` does, and what `door` refuses it with."""
+    async with _form(
+        request, caller, resources, "file", resources.settings.max_upload_bytes
+    ) as one:
+        yield one
 
 
-async def part_body(request: HttpRequest, project_id: CurrentProject) -> AsyncIterator[Upload]:
-    """The multipart form of a part of an upload. Raises BadRequest, BodyTooLarge."""
-    async with _form(request, "data", MAX_PART_BYTES) as upload:
-        yield upload
+async def part_body(
+    request: HttpRequest, caller: CurrentCaller, resources: ResourcesOf
+) -> AsyncIterator[Upload]:
+    """The multipart form of a part of an upload. Raises as `upload_body` does."""
+    async with _form(request, caller, resources, "data", MAX_PART_BYTES) as one:
+        yield one
 
 
 @asynccontextmanager
-async def _form(request: HttpRequest, field: str, limit: int) -> AsyncIterator[Upload]:
+async def _form(
+    request: HttpRequest, caller: Caller, resources: Resources, field: str, max_bytes: int
+) -> AsyncIterator[Upload]:
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith("multipart/form-data"):
         raise BadRequest(
             f"This body must be multipart/form-data with the bytes in the field '{field}'; "
             f"the request's content type is {shown(kind)}."
         )
-    stream = _limited(
-        request,
-        limit + MULTIPART_SLACK_BYTES,
-        f"'{field}' is larger than {limit:,} bytes, the limit here.",
-    )
+    with resources.bodies.taken(caller.project_id):
+        allowed = await run_in_threadpool(
+            _allowance, request, caller, resources, max_bytes=max_bytes, param=field
+        )
+        stream = _limited(
+            request,
+            resources.settings,
+            allowed.num_bytes + MULTIPART_SLACK_BYTES,
+            allowed.refusal,
+            is_kept=True,
+        )
+        async with _parsed_form(request, stream, field) as upload:
+            yield upload
+
+
+def _allowance(
+    request: HttpRequest, caller: Caller, resources: Resources, *, max_bytes: int, param: str
+) -> Allowance:
+    settings = resources.settings
+    with resources.sessions() as session:
+        if may_repeat(request, caller, session):
+            # Its answer is kept, and no room is needed to give it once more.
+            return door.whole(max_bytes, param=param)
+        door.check_disk(settings, num_bytes=_declared(request))
+        return door.allowance(
+            session, caller.project_id, settings, max_bytes=max_bytes, param=param
+        )
+
+
+@asynccontextmanager
+async def _parsed_form(
+    request: HttpRequest, stream: AsyncGenerator[bytes, None], field: str
+) -> AsyncIterator[Upload]:
     try:
         form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=8).parse()
     except MultiPartException as error:
@@ -113,17 +164,56 @@ async def _form(request: HttpRequest, field: str, limit: int) -> AsyncIterator[U
         await form.close()
 
 
-async def _limited(request: HttpRequest, limit: int, sentence: str) -> AsyncGenerator[bytes, None]:
-    """The body's chunks; a declared or an actual size beyond the limit raises BodyTooLarge."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise BodyTooLarge(sentence)
-    num_bytes = 0
-    async for chunk in request.stream():
+async def _limited(
+    request: HttpRequest,
+    settings: ServiceSettings,
+    limit: int,
+    refusal: HonedError,
+    *,
+    is_kept: bool = False,
+) -> AsyncGenerator[bytes, None]:
+    """The body's chunks; of a declared or an actual size beyond the limit the refusal is raised.
+
+    What `is_kept` goes to a disk, which is looked at again while it comes.
+    """
+    if _declared(request) > limit:
+        raise refusal
+    num_bytes = num_looked_at = 0
+    async for chunk in _in_time(request, settings):
         num_bytes += len(chunk)
         if num_bytes > limit:
-            raise BodyTooLarge(sentence)
+            raise refusal
+        if is_kept and num_bytes - num_looked_at > LOOK_EVERY_BYTES:
+            num_looked_at = num_bytes
+            door.check_disk(settings)
         yield chunk
+
+
+async def _in_time(request: HttpRequest, settings: ServiceSettings) -> AsyncGenerator[bytes, None]:
+    """The body's chunks. Raises BodyTooSlow: who sends a byte now and then holds a place of all."""
+    stream, started, num_bytes = request.stream(), time.monotonic(), 0
+    grace, rate = settings.body_grace_seconds, settings.body_bytes_per_second
+    while True:
+        left = started + grace + num_bytes / rate - time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            raise BodyTooSlow(
+                f"{num_bytes:,} bytes of the body came in {time.monotonic() - started:.0f} "
+                f"seconds; a body may take {grace:g} seconds and one more for each {rate:,} "
+                "bytes. Send it again over a faster line; a large file, in parts (POST "
+                "/v1/uploads)."
+            ) from None
+        if chunk is None:
+            return
+        num_bytes += len(chunk)
+        yield chunk
+
+
+def _declared(request: HttpRequest) -> int:
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else 0
 
 
 JsonBody = Annotated[Any, Depends(json_body)]

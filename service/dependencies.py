@@ -20,6 +20,7 @@ from jobs.graders.settings import GraderSettings
 from service import serving
 from service.doorbell import Doorbell
 from service.grader_models import ServingModels
+from service.places import Places
 from service.settings import ServiceSettings
 from service.turns import Turns
 
@@ -38,6 +39,10 @@ class Resources:
     models: ServingModels
     serving: httpx2.AsyncClient
     """What chat asks the serving process with."""
+    bodies: Places
+    """Whose bodies are being read."""
+    chats: Places
+    """Whose chat requests are being answered."""
     turns: Turns = field(default_factory=Turns)
     """Who is trying graders out."""
 
@@ -59,6 +64,10 @@ class Resources:
             ),
             models=models,
             serving=httpx2.AsyncClient(**serving.client_options(settings)),
+            bodies=Places(
+                "request bodies", a_project=settings.max_project_bodies, in_all=settings.max_bodies
+            ),
+            chats=Places("chat requests", a_project=settings.max_project_chats),
         )
 
     async def aclose(self) -> None:
@@ -105,6 +114,7 @@ def get_doorbell(resources: Annotated[Resources, Depends(get_resources)]) -> Doo
     return resources.doorbell
 
 
+ResourcesOf = Annotated[Resources, Depends(get_resources)]
 # With FastAPI's default scope the code after `yield` runs once the response is out.
 DbSession = Annotated[Session, Depends(get_session, scope="function")]
 SettingsOf = Annotated[ServiceSettings, Depends(get_settings)]

@@ -18,10 +18,12 @@ from starlette.routing import Match
 from jobs.db import DATABASE_AWAY
 from jobs.errors import (
     BadRequest,
+    BodyTooSlow,
     HonedError,
     InvalidApiKey,
     MethodNotAllowed,
     RouteNotFound,
+    StorageFull,
     Unavailable,
 )
 from jobs.spec import shown
@@ -37,6 +39,8 @@ def answer(error: HonedError) -> JSONResponse:
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
         headers["x-should-retry"] = "true" if error.is_passing else "false"
+    if isinstance(error, BodyTooSlow):
+        headers["Connection"] = "close"  # the rest of the body is not waited for
     if isinstance(error, InvalidApiKey):
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error.envelope(), status_code=error.status, headers=headers)
@@ -120,10 +124,9 @@ async def _disk_full(request: Request, error: Exception) -> JSONResponse:
         raise error
     logger.error("there is no room to write: %s", error)
     return answer(
-        Unavailable(
+        StorageFull(
             "There is no room left where files are kept, and nothing of this request was. Try "
             "again once the operator has freed some; a creation, with the same Idempotency-Key, is "
-            "made once.",
-            code="storage_full",
+            "made once."
         )
     )

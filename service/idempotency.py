@@ -102,6 +102,19 @@ class Once:
         return _json(text, {})
 
 
+def may_repeat(request: Request, caller: Caller, session: Session) -> bool:
+    """Whether a request whose body is not read yet may repeat one that made something."""
+    key = request.headers.get("idempotency-key") or request.headers.get("x-idempotency-key")
+    if key:
+        return creations.of_key(session, caller.project_id, key) is not None
+    return _is_retry(request) and creations.has_made_lately(session, caller.key_id)
+
+
+def _is_retry(request: Request) -> bool:
+    retries = request.headers.get("x-stainless-retry-count", "0")
+    return retries.isdecimal() and int(retries) > 0
+
+
 def once(
     request: Request,
     caller: CurrentCaller,
@@ -109,13 +122,12 @@ def once(
     key: Key = None,
     other_key: OtherKey = None,
 ) -> Once:
-    retries = request.headers.get("x-stainless-retry-count", "0")
     return Once(
         caller=caller,
         session=session,
         route=f"{request.method} {request.url.path}",
         key=key or other_key,
-        is_retry=retries.isdecimal() and int(retries) > 0,
+        is_retry=_is_retry(request),
     )
 
 

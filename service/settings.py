@@ -26,5 +26,38 @@ class ServiceSettings(Settings):
     cancel_seconds: float = Field(default=10.0, ge=0)
     """How long a cancel waits for a running job to have stopped before it answers."""
 
+    disk_reserve_gb: float = Field(default=1.0, ge=0)
+    """Room in GB of 10^9 bytes that is left to running jobs: below it nothing new is taken in."""
+
+    max_waiting_jobs: int = Field(default=10_000, ge=1)
+    """Jobs of all projects that wait for a worker."""
+
+    max_project_waiting_jobs: int = Field(default=1_000, ge=1)
+
+    max_project_uploads: int = Field(default=100, ge=1)
+    """Uploads in parts of a project that are not completed."""
+
+    max_bodies: int = Field(default=128, ge=1)
+    """Bodies that are read at once by this process."""
+
+    max_project_bodies: int = Field(default=32, ge=1)
+
+    body_grace_seconds: float = Field(default=30.0, gt=0)
+    """A body may take so long, and for each `body_bytes_per_second` of it a second more."""
+
+    body_bytes_per_second: int = Field(default=4096, ge=1)
+
+    max_project_chats: int = Field(default=64, ge=1)
+    """Chat requests of a project that are answered at once by this process."""
+
+    keep_samples_days: float | None = Field(default=None, gt=0)
+    """How long the samples of a step are kept; empty is for ever, here and below."""
+
+    keep_checkpoints_days: float | None = Field(default=None, gt=0)
+    """Of a job that is over, beside its best and its last."""
+
+    keep_unused_files_days: float | None = Field(default=None, gt=0)
+    """How long an uploaded file is kept after it was uploaded and after a job was made of it."""
+
     max_body_bytes: int = Field(default=8 * MIB, ge=1)
     """The largest JSON body: a grader may hold several sources of 256 kB."""

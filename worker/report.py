@@ -17,12 +17,13 @@ from jobs.artifacts import ArtifactStore
 from jobs.datasets import Row
 from jobs.db import DATABASE_AWAY, now, transaction
 from jobs.graders import GraderSpec
-from jobs.models import Json
-from jobs.store import attempts, checkpoints, events, metrics
+from jobs.models import Job, Json
+from jobs.store import attempts, checkpoints, events, metrics, storage
 from jobs.store.attempts import Claim
 from worker import openai_metrics
 from worker.behind import Behind
 from worker.grpo.types import Evaluation, Group, StepResult
+from worker.judging import LimitReached
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,10 @@ RETRY_SECONDS = 2.0
 MAX_RETRIES = 15
 KEPT_STATES = 2
 MAX_SAMPLES_A_STEP = 64
+PAUSED = (
+    "The job is paused after a saved step, since its project's storage is used up; resume it once "
+    "there is room, and it goes on from there."
+)
 
 
 class Reporter:
@@ -46,16 +51,22 @@ class Reporter:
         store: ArtifactStore,
         claimed: Claim,
         grader: GraderSpec,
+        *,
+        default_quota: int | None = None,
     ) -> None:
         self.sessions = sessions
         self.store = store
         self.claimed = claimed
         self.grader = grader
+        self.default_quota = default_quota
+        self._full: str | None = None
         self._behind = Behind()
 
     def check(self) -> None:
-        """Raise what an earlier write raised."""
+        """Raise what an earlier write raised, or LimitReached once the project's quota is."""
         self._behind.check()
+        if self._full is not None:
+            raise LimitReached(self._full)
 
     def wait(self) -> None:
         """Return once everything is written."""
@@ -131,9 +142,12 @@ class Reporter:
                 writer(target / name)
             artifacts.pack(target / "adapter", target / "adapter.tar")
 
-        archive = self._patiently(lambda: self.store.publish(folder, write)) / "adapter.tar"
+        published = self._patiently(lambda: self.store.publish(folder, write))
         # Before the transaction: reading a large archive must not keep the job's row locked.
+        archive = published / "adapter.tar"
         digest, num_bytes = artifacts.sha256_of(archive), archive.stat().st_size
+        state_bytes = artifacts.size_of(published / "state")
+        total_bytes = artifacts.size_of(published)
 
         def record(session: Session) -> list[str]:
             attempts.fence(session, self.claimed, num_losses=0, lost=None)
@@ -145,6 +159,8 @@ class Reporter:
                 folder=folder,
                 archive_sha256=digest,
                 archive_bytes=num_bytes,
+                kept_bytes=total_bytes - state_bytes,
+                state_bytes=state_bytes,
                 metrics=_checkpoint_metrics(step, row),
             )
             old = checkpoints.resumable(session, self.claimed.job_id)[KEPT_STATES:]
@@ -155,6 +171,16 @@ class Reporter:
 
         for unneeded in self._committed(record):
             self.store.remove(unneeded)
+        self._full = self._committed(self._why_full)  # just now nothing is lost by a pause
+
+    def _why_full(self, session: Session) -> str | None:
+        """What the job is paused with where its project stores as much as it may."""
+        project_id = session.get_one(Job, self.claimed.job_id).project_id
+        default = self.default_quota
+        if storage.limit_of(session, project_id, default=default) is None:
+            return None
+        stored = storage.of(session, project_id, default=default)
+        return None if stored.room else f"{PAUSED} {stored.sentence} {storage.WHAT_TO_DELETE}"
 
     def note(self, message: str, *, level: str = "info", **values: Any) -> None:
         """Add an event and set columns of the job's row."""

@@ -65,7 +65,8 @@ class Run:
         self.job = job
         self.spec = JobSpec.model_validate(job.spec)
         self.grading = JobGrading(job, self.spec, self.sessions)
-        self.reporter = Reporter(self.sessions, self.store, claimed, self.grading.grader)
+        quota, grader = settings.project_quota_bytes, self.grading.grader
+        self.reporter = Reporter(self.sessions, self.store, claimed, grader, default_quota=quota)
         self.warn = partial(self.reporter.note, level="warn")
         self.history: dict[str, Any] = {"curve": [], "lift": None}
         self.last_row: dict[str, Any] = {}

@@ -24,6 +24,10 @@ class Checkpoint(Base):
     """Relative to the artifact store: `adapter.tar` and, while it may be resumed from, `state/`."""
     archive_sha256: Mapped[str]
     archive_bytes: Mapped[int] = mapped_column(BigInteger)
+    kept_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """All that its folder holds beside `state/`."""
+    state_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Of `state/`, for as long as `has_state`."""
     metrics: Mapped[Json]
     has_state: Mapped[bool]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sqlalchemy import false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from jobs.db import now
@@ -18,3 +19,7 @@ class Departed(Base):
     """The project or the job whose list it was in."""
     position: Mapped[float]
     removed_at: Mapped[float] = mapped_column(default=now(), index=True)
+    is_expired: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether its time was over, and not its owner removed it."""
+    left_behind: Mapped[str | None]
+    """Where in the artifact store its bytes lie, until they are known to be removed too."""

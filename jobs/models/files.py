@@ -30,7 +30,10 @@ class Upload(Base):
     """A file that is sent in parts: what was announced, and the file once it is complete."""
 
     __tablename__ = "uploads"
-    __table_args__ = (Index(None, "status", "expires_at"),)
+    __table_args__ = (
+        Index(None, "status", "expires_at"),
+        Index(None, "project_id", "status"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))

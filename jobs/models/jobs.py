@@ -68,6 +68,10 @@ class Job(Base):
     event_seq: Mapped[int] = mapped_column(default=0)
     spent: Mapped[Json] = mapped_column(default=dict, server_default="{}")
     """Of the job's `limits`, since it was made or last resumed."""
+    sample_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """What its samples take as they are stored."""
+    samples_gone_step: Mapped[int | None]
+    """The newest step whose samples were removed because their time was over."""
 
     validated_at: Mapped[float | None]
     started_at: Mapped[float | None]
@@ -122,7 +126,9 @@ class SampleSet(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     step: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     attempt: Mapped[int]
-    created_at: Mapped[float] = mapped_column(default=now())
+    created_at: Mapped[float] = mapped_column(default=now(), index=True)
+    num_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Of `samples` as it is stored; their sum is in the job's row."""
     samples: Mapped[list[Json]]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from jobs.db import now
@@ -17,6 +17,8 @@ class Project(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[float] = mapped_column(default=now())
+    quota_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """What it may store; null is what the settings say, UNLIMITED (-1) is no limit."""
 
 
 class ApiKey(Base):

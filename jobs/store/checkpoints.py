@@ -26,10 +26,13 @@ def put(
     archive_sha256: str,
     archive_bytes: int,
     metrics: Json,
+    kept_bytes: int = 0,
+    state_bytes: int = 0,
 ) -> Checkpoint:
     """Publish a checkpoint whose files are already whole. A step redone by a later attempt
 
-    replaces its row. The caller's transaction holds the job's fence.
+    replaces its row. The caller's transaction holds the job's fence. `state_bytes` is what its
+    training state takes, `kept_bytes` all else in its folder.
     """
     _delete(session, Checkpoint.job_id == job_id, Checkpoint.step == step)
     checkpoint = Checkpoint(
@@ -40,6 +43,8 @@ def put(
         folder=folder,
         archive_sha256=archive_sha256,
         archive_bytes=archive_bytes,
+        kept_bytes=kept_bytes,
+        state_bytes=state_bytes,
         metrics=metrics,
         has_state=True,
     )

@@ -34,6 +34,14 @@ def of_key(session: Session, project_id: str, idempotency_key: str) -> Creation 
     return session.scalar(query)
 
 
+def has_made_lately(session: Session, key_id: str) -> bool:
+    """Whether this API key made anything within RETRY_SECONDS."""
+    query = select(Creation.object_id).where(
+        Creation.key_id == key_id, Creation.created_at > now() - RETRY_SECONDS
+    )
+    return session.scalars(query.limit(1)).first() is not None
+
+
 def just_made(session: Session, key_id: str, fingerprint: str) -> Creation | None:
     """What this API key made last by the same request, within RETRY_SECONDS, and is still there.
 

@@ -69,6 +69,14 @@ def list_page(
     )
 
 
+def num_waiting(session: Session, project_id: str | None = None) -> int:
+    """How many jobs wait for a worker, of a project or in all."""
+    query = select(func.count()).where(Job.status.in_((Status.VALIDATING_FILES, Status.QUEUED)))
+    if project_id is not None:
+        query = query.where(Job.project_id == project_id)
+    return session.scalar(query) or 0
+
+
 def is_any_active(session: Session) -> bool:
     """Whether a job of any project runs, or waits for a device."""
     query = select(Job.id).where(Job.status.in_((*HELD, Status.QUEUED))).limit(1)

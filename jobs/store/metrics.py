@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from jobs.models import Json, Metric, SampleSet
+from jobs.db import as_json
+from jobs.models import Job, Json, Metric, SampleSet
 from jobs.store.pages import Page, page
 
 
@@ -31,9 +32,28 @@ def put(session: Session, job_id: str, *, step: int, attempt: int, data: Json) -
 def put_samples(
     session: Session, job_id: str, *, step: int, attempt: int, samples: list[Json]
 ) -> None:
-    session.execute(delete(SampleSet).where(SampleSet.job_id == job_id, SampleSet.step == step))
-    session.add(SampleSet(job_id=job_id, step=step, attempt=attempt, samples=samples))
+    """Write those of a step, in place of any before; the job's row knows what all of them take."""
+    num_bytes = len(as_json(samples))
+    replaced = session.scalars(
+        delete(SampleSet)
+        .where(SampleSet.job_id == job_id, SampleSet.step == step)
+        .returning(SampleSet.num_bytes)
+        .execution_options(synchronize_session=False)
+    ).all()
+    session.add(
+        SampleSet(job_id=job_id, step=step, attempt=attempt, num_bytes=num_bytes, samples=samples)
+    )
     session.flush()
+    _add_bytes(session, job_id, num_bytes - sum(replaced))
+
+
+def _add_bytes(session: Session, job_id: str, num_bytes: int, **values: Any) -> None:
+    session.execute(
+        update(Job)
+        .where(Job.id == job_id)
+        .values(sample_bytes=Job.sample_bytes + num_bytes, **values)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def list_after(session: Session, job_id: str, *, after_step: int, limit: int) -> Page[Metric]:

@@ -23,6 +23,14 @@ def add(session: Session, upload: Upload) -> Upload:
     return upload
 
 
+def num_pending(session: Session, project_id: str) -> int:
+    """How many of the project's are neither completed, given up nor over."""
+    query = select(func.count()).where(
+        Upload.project_id == project_id, Upload.status == "pending", Upload.expires_at > now()
+    )
+    return session.scalar(query) or 0
+
+
 def get(session: Session, project_id: str, upload_id: str) -> Upload:
     """The upload, or UploadNotFound: another project's is not there either."""
     upload = session.get(Upload, upload_id, populate_existing=True)

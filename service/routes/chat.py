@@ -36,7 +36,7 @@ STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
     response_model=ChatCompletion,
     responses={
         200: {"content": STREAM, "description": "The answer; with `stream`, its chunks as events"},
-        **answers(400, 401, 403, 404, 413),
+        **answers(400, 401, 403, 404, 408, 413, 429),
     },
     openapi_extra=body_schema(ChatRequest.__name__),
 )
@@ -51,6 +51,7 @@ async def create_chat_completion(
     served = await run_in_threadpool(_served, asked.model, project_id, resources)
     task = _task(asked, served)
     async with AsyncExitStack() as held:
+        held.enter_context(resources.chats.taken(project_id))
         records = await held.enter_async_context(
             serving.ask(resources.settings, resources.serving, task)
         )

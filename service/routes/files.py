@@ -13,7 +13,8 @@ from jobs.db import now
 from jobs.errors import BadRequest, WrongState
 from jobs.models import File
 from jobs.spec import shown
-from jobs.store import files
+from jobs.store import files, storage
+from service import door
 from service.auth import CurrentCaller, CurrentProject
 from service.bodies import UploadBody, multipart_schema, parsed
 from service.dependencies import After, Artifacts, DbSession, SettingsOf
@@ -22,6 +23,7 @@ from service.wire.errors import answers
 from service.wire.expiry import ExpiresAfter
 from service.wire.files import FileDeleted, FileObject, Purpose, file_object, shown_name
 from service.wire.pages import CursorPage
+from service.wire.storage import StorageObject, storage_object
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -48,7 +50,7 @@ FORM = multipart_schema(
 @router.post(
     "",
     response_model=FileObject,
-    responses=answers(400, 401, 403, 413, 422),
+    responses=answers(400, 401, 403, 408, 413, 422, 429),
     openapi_extra=FORM,
 )
 def create_file(
@@ -72,6 +74,9 @@ def create_file(
         repeated = once.repeated([stored.sha256, filename, purpose, lives])
         if repeated is not None:
             return repeated
+        door.check_storage(
+            session, caller.project_id, settings, num_bytes=stored.num_bytes, param="file"
+        )
         file = File(
             id=file_id,
             project_id=caller.project_id,
@@ -136,6 +141,16 @@ def list_files(
     return CursorPage[FileObject].of(
         [file_object(file) for file in found.rows], has_more=found.has_more
     )
+
+
+# Before the route of a file, whose id could be this word.
+@router.get("/storage", responses=answers(401))
+def retrieve_storage(
+    project_id: CurrentProject, session: DbSession, settings: SettingsOf
+) -> StorageObject:
+    """What the project stores, by kind, and what it may."""
+    default = settings.project_quota_bytes
+    return storage_object(storage.of(session, project_id, default=default))
 
 
 @router.get("/{file_id}", responses=answers(401, 404))

@@ -47,7 +47,7 @@ TurnOf = Annotated[Turn, Depends(_turn, scope="function")]
 
 @router.post(
     "/validate",
-    responses=answers(400, 401, 403, 413, 429),
+    responses=answers(400, 401, 403, 408, 413, 429),
     openapi_extra=body_schema(ValidateGraderRequest.__name__),
 )
 def validate_grader(
@@ -61,7 +61,7 @@ def validate_grader(
 
 @router.post(
     "/run",
-    responses=answers(400, 401, 403, 404, 413, 429),
+    responses=answers(400, 401, 403, 404, 408, 413, 429),
     openapi_extra=body_schema(RunGraderRequest.__name__, RunGraderBatchRequest.__name__),
 )
 def run_grader(

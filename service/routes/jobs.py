@@ -20,9 +20,10 @@ from jobs.registry import BaseModel, find_model
 from jobs.resolve import check_rates
 from jobs.scopes import Scope
 from jobs.spec import JobSpec, grader_refused, parse_spec
-from jobs.status import TERMINAL
-from jobs.store import events, files, jobs
+from jobs.status import TERMINAL, Status
+from jobs.store import creations, events, files, jobs
 from jobs.thinking import template_in
+from service import door
 from service.auth import CurrentCaller, CurrentProject, require
 from service.bodies import JsonBody, body_schema
 from service.dependencies import (
@@ -37,6 +38,7 @@ from service.dependencies import (
 )
 from service.idempotency import OnceOnly
 from service.metadata_filter import METADATA_PARAMETER, MetadataFilter
+from service.settings import ServiceSettings
 from service.wire.errors import answers
 from service.wire.jobs import FineTuningJob, job_object
 from service.wire.pages import CursorPage
@@ -53,7 +55,7 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
 @router.post(
     "",
     response_model=FineTuningJob,
-    responses=answers(400, 401, 403, 404, 413, 422),
+    responses=answers(400, 401, 403, 404, 408, 413, 422, 429),
     openapi_extra=body_schema("JobSpec"),
 )
 def create_job(
@@ -74,6 +76,7 @@ def create_job(
     repeated = once.repeated(body)
     if repeated is not None:
         return repeated
+    _admit(session, project_id, settings)
     model = find_model(spec.model, settings)
     _check_effort(spec, model)
     check_rates(spec.hyperparameters, model.learning_rate)
@@ -92,6 +95,13 @@ def create_job(
     # Rung once the answer is out, so that a broker that is away delays nobody.
     background.add_task(bell.ring)
     return answer
+
+
+def _admit(session: Session, project_id: str, settings: ServiceSettings) -> None:
+    """Raise what one more job that waits for a worker is refused with, if it is."""
+    door.check_disk(settings)
+    door.check_line(session, project_id, settings)
+    door.check_storage(session, project_id, settings)
 
 
 def _checked_grader(spec: JobSpec, means: Means, project_id: str) -> GraderSpec:
@@ -212,15 +222,19 @@ def pause_job(job_id: str, project_id: CurrentProject, session: DbSession) -> Fi
     return job_object(job)
 
 
-@router.post("/{job_id}/resume", responses=answers(400, 401, 403, 404))
+@router.post("/{job_id}/resume", responses=answers(400, 401, 403, 404, 429))
 def resume_job(
     job_id: str,
     project_id: CurrentProject,
     session: DbSession,
+    settings: SettingsOf,
     bell: Bell,
     background: BackgroundTasks,
 ) -> FineTuningJob:
     """Put a paused job back in the queue; it goes on from its last finished step."""
+    creations.queue_up(session, project_id)
+    if jobs.get(session, project_id, job_id).status == Status.PAUSED:
+        _admit(session, project_id, settings)
     job = jobs.resume(session, project_id, job_id)
     session.commit()
     background.add_task(bell.ring)

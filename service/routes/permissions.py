@@ -31,7 +31,7 @@ router = APIRouter(
 @router.post(
     "",
     response_model=CursorPage[PermissionObject],
-    responses=answers(400, 401, 403, 404, 413, 422),
+    responses=answers(400, 401, 403, 404, 408, 413, 422, 429),
     openapi_extra=body_schema(CreatePermissionsRequest.__name__),
 )
 def create_permissions(

@@ -6,13 +6,15 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from jobs import ids
+from jobs.artifacts import Stored
 from jobs.db import now
 from jobs.errors import BadRequest
 from jobs.models import File, Upload, UploadPart
 from jobs.store import files, uploads
+from service import door
 from service.auth import CurrentCaller, CurrentProject
 from service.bodies import JsonBody, PartBody, body_schema, multipart_schema, parsed
-from service.dependencies import Artifacts, DbSession
+from service.dependencies import Artifacts, DbSession, SettingsOf
 from service.idempotency import OnceOnly
 from service.wire.errors import answers
 from service.wire.files import file_object, shown_name
@@ -31,17 +33,24 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 @router.post(
     "",
     response_model=UploadObject,
-    responses=answers(400, 401, 403, 413, 422),
+    responses=answers(400, 401, 403, 408, 413, 422, 429),
     openapi_extra=body_schema(CreateUploadRequest.__name__),
 )
 def create_upload(
-    body: JsonBody, caller: CurrentCaller, session: DbSession, once: OnceOnly
+    body: JsonBody,
+    caller: CurrentCaller,
+    session: DbSession,
+    once: OnceOnly,
+    settings: SettingsOf,
 ) -> Response:
     """Announce a file of up to 8 GiB. Its parts may be sent for an hour."""
     request = parsed(body, CreateUploadRequest)
     repeated = once.repeated(body)
     if repeated is not None:
         return repeated
+    door.check_disk(settings, num_bytes=request.bytes)
+    door.check_uploads(session, caller.project_id, settings)
+    door.check_storage(session, caller.project_id, settings, num_bytes=request.bytes, param="bytes")
     lives = request.expires_after
     upload = Upload(
         id=ids.new_id(ids.UPLOAD),
@@ -58,7 +67,7 @@ def create_upload(
 @router.post(
     "/{upload_id}/parts",
     response_model=PartObject,
-    responses=answers(400, 401, 403, 404, 413, 422),
+    responses=answers(400, 401, 403, 404, 408, 413, 422, 429),
     openapi_extra=multipart_schema({"data": {"type": "string", "format": "binary"}}),
 )
 def create_part(
@@ -68,6 +77,7 @@ def create_part(
     session: DbSession,
     once: OnceOnly,
     artifacts: Artifacts,
+    settings: SettingsOf,
 ) -> Response:
     """Add a part of up to 64 MiB. Parts may be sent at once and in any order."""
     upload = uploads.get(session, caller.project_id, upload_id)
@@ -85,6 +95,9 @@ def create_part(
         repeated = once.repeated(stored.sha256)
         if repeated is not None:
             return repeated
+        door.check_storage(
+            session, caller.project_id, settings, num_bytes=stored.num_bytes, param="data"
+        )
         row = UploadPart(id=part_id, upload_id=upload_id, num_bytes=stored.num_bytes)
         answer = once.made(part_id, part_object(uploads.add_part(session, upload, row)))
         is_made = True
@@ -97,7 +110,7 @@ def create_part(
 @router.post(
     "/{upload_id}/complete",
     response_model=UploadObject,
-    responses=answers(400, 401, 403, 404, 410, 413, 422),
+    responses=answers(400, 401, 403, 404, 408, 410, 413, 422, 429),
     openapi_extra=body_schema(CompleteUploadRequest.__name__),
 )
 def complete_upload(
@@ -107,6 +120,7 @@ def complete_upload(
     session: DbSession,
     once: OnceOnly,
     artifacts: Artifacts,
+    settings: SettingsOf,
 ) -> Response:
     """Make the file of the parts, in the order of `part_ids`; the parts are gone afterwards."""
     request = parsed(body, CompleteUploadRequest)
@@ -117,6 +131,7 @@ def complete_upload(
             return repeated
     uploads.check_pending(session, upload)
     uploads.check_parts(session, upload, request.part_ids)
+    door.check_disk(settings, num_bytes=upload.num_bytes)
     session.rollback()  # no transaction stays open while bytes are copied
     file_id = ids.new_id(ids.FILE)
     is_made = False
@@ -132,17 +147,7 @@ def complete_upload(
         if repeated is not None:
             return repeated
         uploads.complete(session, upload)
-        lives = upload.file_lives_seconds
-        file = File(
-            id=file_id,
-            project_id=caller.project_id,
-            filename=upload.filename,
-            purpose=upload.purpose,
-            num_bytes=stored.num_bytes,
-            sha256=stored.sha256,
-            expires_at=None if lives is None else now() + float(lives),
-        )
-        made = file_object(files.add(session, file))
+        made = file_object(files.add(session, _file_of(upload, file_id, stored)))
         answer = once.made(file_id, upload_object(upload, made))
         is_made = True
     finally:
@@ -150,6 +155,19 @@ def complete_upload(
             artifacts.delete_upload(file_id)
     artifacts.delete_parts(upload_id)
     return answer
+
+
+def _file_of(upload: Upload, file_id: str, stored: Stored) -> File:
+    lives = upload.file_lives_seconds
+    return File(
+        id=file_id,
+        project_id=upload.project_id,
+        filename=upload.filename,
+        purpose=upload.purpose,
+        num_bytes=stored.num_bytes,
+        sha256=stored.sha256,
+        expires_at=None if lives is None else now() + float(lives),
+    )
 
 
 @router.post("/{upload_id}/cancel", responses=answers(400, 401, 403, 404))

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 MEANINGS = {
     400: "The body, a field or a parameter cannot be honoured",
     401: "The API key is missing, unknown or revoked",
-    403: "The key's scopes do not allow it",
+    403: "The key's scopes do not allow it, or the project's storage is used up",
     404: "No such object in the key's project",
+    408: "The body did not come in the time that bodies have",
     410: "The bytes are no longer in the artifact store",
     413: "The body is larger than the limit",
     416: "The range lies outside the file",

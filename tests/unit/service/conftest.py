@@ -15,7 +15,8 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.artifacts import ADAPTER_ARCHIVE, ArtifactStore, pack
+from jobs import retention
+from jobs.artifacts import ADAPTER_ARCHIVE, ArtifactStore, pack, size_of
 from jobs.db import transaction
 from jobs.graders.sandbox import isolation, pools
 from jobs.settings import get_settings
@@ -106,6 +107,9 @@ class Worker:
             attempts.fence(session, claimed, step=steps[-1])
             attempts.conclude(session, claimed, Status.SUCCEEDED)
 
+    def release(self, job_id: str) -> None:
+        retention.release(self.sessions, self.artifacts, job_id)
+
     def checkpoint(
         self, job_id: str, step: int, content: bytes = b"weights", *, reward: float = 0.5
     ) -> bytes:
@@ -119,7 +123,8 @@ class Worker:
             pack(folder / "adapter", folder / ADAPTER_ARCHIVE)
 
         relative = f"jobs/{job_id}/attempt-1/step-{step}"
-        archive = (self.artifacts.publish(relative, write) / ADAPTER_ARCHIVE).read_bytes()
+        published = self.artifacts.publish(relative, write)
+        archive = (published / ADAPTER_ARCHIVE).read_bytes()
         with transaction(self.sessions) as session:
             checkpoints.put(
                 session,
@@ -129,6 +134,8 @@ class Worker:
                 folder=relative,
                 archive_sha256=hashlib.sha256(archive).hexdigest(),
                 archive_bytes=len(archive),
+                kept_bytes=size_of(published) - len(b"moments"),
+                state_bytes=len(b"moments"),
                 metrics={"valid_reward_mean": reward, "full_valid_mean_reward": reward},
             )
         return archive
