@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import artifacts, disk
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import ADAPTER_ARCHIVE, ArtifactStore, Stored
 from jobs.datasets import Row
 from jobs.db import DATABASE_AWAY, now, transaction
+from jobs.errors import StoreAway
 from jobs.graders import GraderSpec
 from jobs.models import Json
 from jobs.store import attempts, checkpoints, events, metrics
@@ -26,8 +28,9 @@ from worker.grpo.types import Evaluation, Group, StepResult
 
 log = logging.getLogger(__name__)
 
-# A database that restarts is waited for, as a disk is that is full for a moment; the lease decides
-# whether the wait was too long.
+# A database or a store that restarts is waited for, as a disk is that is full for a moment; the
+# lease decides whether the wait was too long.
+PASSING = (StoreAway, *DATABASE_AWAY)
 RETRY_SECONDS = 2.0
 MAX_RETRIES = 15
 KEPT_STATES = 2
@@ -124,16 +127,19 @@ class Reporter:
         Checkpoints and states that are not needed any more go: rows first, then their bytes.
         """
         folder = f"jobs/{self.claimed.job_id}/attempt-{self.claimed.attempt}/step-{step}"
+        archive = Stored(0, "")
 
         def write(target: Path) -> None:
+            nonlocal archive
             for name, writer in (("adapter", write_adapter), ("state", write_state)):
                 (target / name).mkdir()
                 writer(target / name)
-            artifacts.pack(target / "adapter", target / "adapter.tar")
+            packed = target / ADAPTER_ARCHIVE
+            artifacts.pack(target / "adapter", packed)
+            archive = Stored(packed.stat().st_size, artifacts.sha256_of(packed))
 
-        archive = self._patiently(lambda: self.store.publish(folder, write)) / "adapter.tar"
-        # Before the transaction: reading a large archive must not keep the job's row locked.
-        digest, num_bytes = artifacts.sha256_of(archive), archive.stat().st_size
+        # Before the transaction: a large archive must not keep the job's row locked.
+        self._patiently(lambda: self.store.publish(folder, write))
 
         def record(session: Session) -> list[str]:
             attempts.fence(session, self.claimed, num_losses=0, lost=None)
@@ -143,8 +149,8 @@ class Reporter:
                 step=step,
                 attempt=self.claimed.attempt,
                 folder=folder,
-                archive_sha256=digest,
-                archive_bytes=num_bytes,
+                archive_sha256=archive.sha256,
+                archive_bytes=archive.num_bytes,
                 metrics=_checkpoint_metrics(step, row),
             )
             old = checkpoints.resumable(session, self.claimed.job_id)[KEPT_STATES:]
@@ -154,7 +160,7 @@ class Reporter:
             return [f"{one.folder}/state" for one in old] + retired
 
         for unneeded in self._committed(record):
-            self.store.remove(unneeded)
+            self._patiently(partial(self.store.remove, unneeded))
 
     def note(self, message: str, *, level: str = "info", **values: Any) -> None:
         """Add an event and set columns of the job's row."""
@@ -185,12 +191,12 @@ class Reporter:
         return self._patiently(work)
 
     def _patiently(self, work: Callable[[], Any]) -> Any:
-        """Do it, again where the database is away for a moment or a disk is full."""
+        """Do it, again where database or store are away for a moment or a disk is full."""
         for retry in range(MAX_RETRIES):
             try:
                 return work()
             except Exception as error:
-                is_passing = isinstance(error, DATABASE_AWAY) or disk.is_full(error)
+                is_passing = isinstance(error, PASSING) or disk.is_full(error)
                 if not is_passing or retry == MAX_RETRIES - 1:
                     raise
                 log.warning("a write was not taken, trying again: %s", error)

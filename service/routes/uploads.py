@@ -14,6 +14,7 @@ from service.auth import CurrentCaller, CurrentProject
 from service.bodies import JsonBody, PartBody, body_schema, multipart_schema, parsed
 from service.dependencies import Artifacts, DbSession
 from service.idempotency import OnceOnly
+from service.orphans import swept_later
 from service.wire.errors import answers
 from service.wire.files import file_object, shown_name
 from service.wire.uploads import (
@@ -91,7 +92,8 @@ def create_part(
         return answer
     finally:
         if not is_made:
-            artifacts.delete_part(upload_id, part_id)
+            with swept_later():
+                artifacts.delete_part(upload_id, part_id)
 
 
 @router.post(
@@ -147,8 +149,10 @@ def complete_upload(
         is_made = True
     finally:
         if not is_made:
-            artifacts.delete_upload(file_id)
-    artifacts.delete_parts(upload_id)
+            with swept_later():
+                artifacts.delete_upload(file_id)
+    with swept_later():
+        artifacts.delete_parts(upload_id)
     return answer
 
 
@@ -160,5 +164,6 @@ def cancel_upload(
     upload = uploads.get(session, project_id, upload_id)
     uploads.cancel(session, upload)
     session.commit()
-    artifacts.delete_parts(upload_id)
+    with swept_later():
+        artifacts.delete_parts(upload_id)
     return upload_object(upload)
