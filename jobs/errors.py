@@ -22,6 +22,7 @@ HonedError
   Unavailable                503  a part that is needed does not answer now
     StorageFull              503  the disk has no room, or only what is kept for running jobs
     NoIsolation              503  this machine cannot run users' Python safely, as it is
+    StoreAway                503  the artifact store on other machines does not answer
   JobFailure                  -   why a job ended `failed`; its code is a Reason
   LeaseLost                   -   the attempt that writes is no longer the job's attempt
   SchemaMismatch              -   the database is of another version than the code
@@ -227,6 +228,16 @@ class NoIsolation(Unavailable):
     # A machine that offered nothing is asked again after so long.
     retry_after_seconds = 30
     is_passing = False
+
+
+class StoreAway(Unavailable):
+    """Bytes could be neither kept nor read; `reason` says in a few words what came instead."""
+
+    code = "artifact_store_unavailable"
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class JobFailure(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -29,6 +30,18 @@ class Settings(BaseSettings):
 
     broker_url: str = "filesystem://"
     """Celery's broker; the default keeps its messages in the data folder."""
+
+    artifacts_url: str = ""
+    """`s3://BUCKET/PREFIX`: uploads, checkpoints and adapters; empty is in the data folder."""
+
+    artifacts_endpoint: str = ""
+    """URL of the server that speaks S3's protocol; empty means Amazon's."""
+
+    artifacts_region: str = ""
+    """The bucket's region; empty means what boto3 finds by itself."""
+
+    artifacts_cache_gb: float = Field(default=10.0, gt=0)
+    """What fetched adapters may take of this machine's disk, for chat."""
 
     model_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders under which a job may name a base model by path. Colon-separated in the variable."""
@@ -83,6 +96,13 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().resolve()
 
+    @field_validator("artifacts_url")
+    @classmethod
+    def _bucket(cls, value: str) -> str:
+        if value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/[\w./-]*)?", value):
+            raise ValueError("it is 's3://BUCKET' or 's3://BUCKET/PREFIX'")
+        return value
+
     @field_validator("worker_name")
     @classmethod
     def _plain_name(cls, value: str) -> str:
@@ -109,6 +129,11 @@ class Settings(BaseSettings):
     @property
     def artifacts_dir(self) -> Path:
         return self.data_dir / "artifacts"
+
+    @property
+    def artifacts_cache_dir(self) -> Path:
+        """What a machine has fetched from the bucket, and what it is about to put there."""
+        return self.data_dir / "artifacts-cache"
 
     @property
     def broker_dir(self) -> Path:

@@ -78,4 +78,9 @@ class Reason(StrEnum):
     NO_PROGRESS = "no_progress"
     WORKER_LOST = "worker_lost"
     DISK_FULL = "disk_full"
+    ARTIFACTS_UNAVAILABLE = "artifacts_unavailable"
     INTERNAL_ERROR = "internal_error"
+
+
+# What will be there again: a job that ends an attempt for want of it waits, however long it takes.
+PASSING = frozenset({Reason.DISK_FULL, Reason.ARTIFACTS_UNAVAILABLE})

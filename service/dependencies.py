@@ -12,11 +12,12 @@ from pydantic import AfterValidator
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import ArtifactStore, open_store
 from jobs.db import connect, session_factory
 from jobs.graders import Means
 from jobs.graders.sandbox import pools
 from jobs.graders.settings import GraderSettings
+from jobs.models import Base
 from service import serving
 from service.doorbell import Doorbell
 from service.grader_models import ServingModels
@@ -54,7 +55,7 @@ class Resources:
             settings=settings,
             engine=engine,
             sessions=session_factory(engine),
-            artifacts=ArtifactStore(settings.artifacts_dir),
+            artifacts=open_store(settings),
             doorbell=Doorbell(settings),
             means=Means.of(
                 GraderSettings(),
@@ -79,6 +80,7 @@ class Resources:
         self.means.close()
         self.models.close()
         self.doorbell.close()
+        self.artifacts.close()
         pools.close_all()
         self.engine.dispose()
 
@@ -92,6 +94,12 @@ def get_session(resources: Annotated[Resources, Depends(get_resources)]) -> Iter
     """A session that ends before the response is sent. Routes that write commit it themselves."""
     with resources.sessions() as session:
         yield session
+
+
+def let_go(session: Session, row: Base) -> None:
+    """Keep a row that was read, without a transaction that stays open while bytes are asked for."""
+    session.expunge(row)
+    session.rollback()
 
 
 def get_settings(resources: Annotated[Resources, Depends(get_resources)]) -> ServiceSettings:

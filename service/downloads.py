@@ -8,9 +8,10 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import FileResponse
 
-from jobs.artifacts import ADAPTER_ARCHIVE, ArtifactStore
+from jobs.artifacts import ADAPTER_ARCHIVE, ArtifactStore, Content
 from jobs.errors import BadRequest, Gone, HonedError
 from jobs.models import Checkpoint
+from service.streams import streamed
 
 ARCHIVE_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
@@ -39,14 +40,14 @@ def archive_response(
     request: Request, artifacts: ArtifactStore, checkpoint: Checkpoint
 ) -> Response:
     """The archive, a range of it, or 304. Raises Gone when its bytes are not what was published."""
-    path = artifacts.existing(
-        artifacts.folder(checkpoint.folder) / ADAPTER_ARCHIVE,
+    content = artifacts.content(
+        f"{checkpoint.folder}/{ADAPTER_ARCHIVE}",
         what=f"the adapter of step {checkpoint.step} ({checkpoint.id})",
     )
-    if path.stat().st_size != checkpoint.archive_bytes:
+    if content.num_bytes != checkpoint.archive_bytes:
         raise Gone(
             f"The adapter of step {checkpoint.step} ({checkpoint.id}) is damaged: it has "
-            f"{path.stat().st_size:,} bytes in the artifact store and was published with "
+            f"{content.num_bytes:,} bytes in the artifact store and was published with "
             f"{checkpoint.archive_bytes:,}."
         )
     _check_range(request.headers.get("range"), checkpoint.archive_bytes)
@@ -54,12 +55,28 @@ def archive_response(
     headers = {"ETag": etag, "X-Checksum-Sha256": checkpoint.archive_sha256}
     if _names(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
-    return FileResponse(
-        path,
+    return content_response(
+        request,
+        content,
         media_type="application/x-tar",
         filename=f"{checkpoint.job_id}-step-{checkpoint.step}.tar",
         headers=headers,
     )
+
+
+def content_response(
+    request: Request,
+    content: Content,
+    *,
+    media_type: str,
+    filename: str,
+    headers: dict[str, str],
+) -> Response:
+    """The bytes, or the range of them that is asked for."""
+    if content.path is not None:
+        return FileResponse(content.path, media_type=media_type, filename=filename, headers=headers)
+    _check_range(request.headers.get("range"), content.num_bytes)
+    return streamed(request, content, media_type=media_type, filename=filename, headers=headers)
 
 
 def _names(if_none_match: str, etag: str) -> bool:
@@ -80,6 +97,5 @@ def _check_range(header: str | None, num_bytes: int) -> None:
             raise malformed
         if (int(first) >= num_bytes) if first else (int(last) == 0):
             raise RangeNotSatisfiable(
-                f"The Range header asks for '{header[:80]}', and the archive has "
-                f"{num_bytes:,} bytes."
+                f"The Range header asks for '{header[:80]}', and there are {num_bytes:,} bytes."
             )

@@ -5,21 +5,24 @@ Its own process (`python -m service.sweeper`); any number of them may run.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+import time
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import alive, disk, results
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import open_store
 from jobs.db import DATABASE_AWAY, connect, session_factory, transaction
-from jobs.errors import JobFailure, LeaseLost
+from jobs.errors import JobFailure, LeaseLost, StoreAway
 from jobs.settings import Settings
 from jobs.status import Reason
 from jobs.store import attempts, creations, departed, losses
 from service.doorbell import Doorbell
 from service.log import configure
+from service.orphans import Orphans
 from service.signals import StopSignal
 from service.startup import schema_fault
 from service.tidy import tidy
@@ -31,6 +34,9 @@ RING_EVERY_SECONDS = 5.0
 
 # Rings of one sweep: each wakes a process that works until nothing waits.
 MAX_RINGS = 16
+
+# An artifact store that did not answer is asked again after so long.
+AWAY_SECONDS = 30.0
 
 
 def sweep(sessions: sessionmaker[Session], doorbell: Doorbell, settings: Settings) -> None:
@@ -57,16 +63,21 @@ def _requeue(sessions: sessionmaker[Session], claimed: attempts.Claim, settings:
         f"{settings.lease_seconds:g} seconds.",
     )
     try:
-        with transaction(sessions) as session:
+        with (
+            contextlib.closing(open_store(settings)) as artifacts,
+            transaction(sessions) as session,
+        ):
             attempts.seize(session, claimed)
             status = losses.lose(session, claimed, loss, max_losses=settings.max_losses)
-            artifacts = ArtifactStore(settings.artifacts_dir)
             results.write_if_over(session, artifacts, claimed.job_id)
     except LeaseLost:
         return  # it was renewed or ended meanwhile, or another sweeper was faster
     except DATABASE_AWAY as error:
         # Its row is locked, by a process that stands still perhaps: the other jobs go on.
         logger.error("%s could not be requeued, trying again soon: %s", claimed.job_id, error)
+        return
+    except StoreAway as error:
+        logger.error("%s could not be ended, trying again soon: %s", claimed.job_id, error)
         return
     except OSError as error:
         if not disk.is_full(error):
@@ -79,7 +90,7 @@ def _requeue(sessions: sessionmaker[Session], claimed: attempts.Claim, settings:
 def main() -> int:
     """Sweep until SIGTERM or SIGINT; 1 when the database is of another version than this code.
 
-    A database or broker that is away is logged and waited for.
+    A database, broker or artifact store that is away is logged and waited for.
     """
     configure()
     stop, settings = StopSignal(), Settings()
@@ -89,17 +100,25 @@ def main() -> int:
         return 1
     engine = connect(settings.sqlalchemy_url)
     sessions, doorbell = session_factory(engine), Doorbell(settings)
-    artifacts = ArtifactStore(settings.artifacts_dir)
+    artifacts, orphans, tidy_at = open_store(settings), Orphans(), 0.0
     while True:
         try:
             sweep(sessions, doorbell, settings)
-            tidy(sessions, artifacts)
+            if time.monotonic() >= tidy_at:
+                tidy(sessions, artifacts)
+                orphans.look_now_and_then(sessions, artifacts)
             alive.beat(settings, "sweeper")
+        except StoreAway as error:
+            # Lost jobs are not kept waiting for a store that takes its time to fail.
+            tidy_at = time.monotonic() + AWAY_SECONDS
+            alive.beat(settings, "sweeper")
+            logger.error("nothing can be tidied up: %s", error)
         except SQLAlchemyError as error:
             logger.error("the database does not answer, sweeping again soon: %s", error)
         if stop.wait(settings.sweep_seconds):
             break
     doorbell.close()
+    artifacts.close()
     engine.dispose()
     return 0
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jobs import serving
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import open_store
 from jobs.db import connect, migrate, session_factory, transaction
 from jobs.scopes import Scope
 from jobs.store import projects
@@ -68,7 +68,7 @@ def up(
     ):
         _check_port(settings)
         migrate(settings.sqlalchemy_url)
-        ArtifactStore(settings.artifacts_dir).clear_scratch()
+        open_store(settings).clear_scratch()
         serving.forget(settings)
         fault = address_fault(settings)
         if fault:

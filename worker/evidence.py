@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobs import halving
-from jobs.errors import JobFailure
+from jobs.errors import JobFailure, StoreAway
 from jobs.models import Json
 from jobs.status import Phase, Reason
 from jobs.store.fitting import GB
@@ -21,6 +21,14 @@ def disk_full(error: BaseException) -> JobFailure:
     return JobFailure(
         Reason.DISK_FULL,
         f"The disk is full ({error}): free some room, and the job goes on by itself.",
+    )
+
+
+def store_away(error: StoreAway) -> JobFailure:
+    """An attempt could not keep or fetch what it had to: its job waits for the store."""
+    return JobFailure(
+        Reason.ARTIFACTS_UNAVAILABLE,
+        f"The artifact store cannot be used ({error.reason}): the job goes on once it is back.",
     )
 
 

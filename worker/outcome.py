@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from jobs import disk
-from jobs.errors import JobFailure
+from jobs.errors import JobFailure, StoreAway
 from jobs.status import Reason
-from worker.evidence import disk_full
+from worker.evidence import disk_full, store_away
 from worker.grpo.errors import (
     GrpoError,
     InvalidCheckpoint,
@@ -37,6 +37,8 @@ def as_failure(error: Exception) -> JobFailure:
         return error
     if disk.is_full(error):
         return disk_full(error)
+    if isinstance(error, StoreAway):
+        return store_away(error)
     if not isinstance(error, GrpoError):
         if not is_out_of_memory(error):
             raise error

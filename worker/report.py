@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import artifacts, disk
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import ADAPTER_ARCHIVE, ArtifactStore, Stored
 from jobs.datasets import Row
 from jobs.db import DATABASE_AWAY, now, transaction
+from jobs.errors import StoreAway
 from jobs.graders import GraderSpec
 from jobs.models import Job, Json
 from jobs.store import attempts, checkpoints, events, metrics, storage
@@ -27,8 +29,9 @@ from worker.judging import LimitReached
 
 log = logging.getLogger(__name__)
 
-# A database that restarts is waited for, as a disk is that is full for a moment; the lease decides
-# whether the wait was too long.
+# A database or a store that restarts is waited for, as a disk is that is full for a moment; the
+# lease decides whether the wait was too long.
+PASSING = (StoreAway, *DATABASE_AWAY)
 RETRY_SECONDS = 2.0
 MAX_RETRIES = 15
 KEPT_STATES = 2
@@ -135,19 +138,21 @@ class Reporter:
         Checkpoints and states that are not needed any more go: rows first, then their bytes.
         """
         folder = f"jobs/{self.claimed.job_id}/attempt-{self.claimed.attempt}/step-{step}"
+        archive = Stored(0, "")
 
         def write(target: Path) -> None:
+            nonlocal archive
             for name, writer in (("adapter", write_adapter), ("state", write_state)):
                 (target / name).mkdir()
                 writer(target / name)
-            artifacts.pack(target / "adapter", target / "adapter.tar")
+            packed = target / ADAPTER_ARCHIVE
+            artifacts.pack(target / "adapter", packed)
+            archive = Stored(packed.stat().st_size, artifacts.sha256_of(packed))
 
-        published = self._patiently(lambda: self.store.publish(folder, write))
-        # Before the transaction: reading a large archive must not keep the job's row locked.
-        archive = published / "adapter.tar"
-        digest, num_bytes = artifacts.sha256_of(archive), archive.stat().st_size
-        state_bytes = artifacts.size_of(published / "state")
-        total_bytes = artifacts.size_of(published)
+        # Before the transaction: a large archive must not keep the job's row locked.
+        self._patiently(lambda: self.store.publish(folder, write))
+        total_bytes = self._patiently(lambda: self.store.size(folder))
+        state_bytes = self._patiently(lambda: self.store.size(f"{folder}/state"))
 
         def record(session: Session) -> list[str]:
             attempts.fence(session, self.claimed, num_losses=0, lost=None)
@@ -157,8 +162,8 @@ class Reporter:
                 step=step,
                 attempt=self.claimed.attempt,
                 folder=folder,
-                archive_sha256=digest,
-                archive_bytes=num_bytes,
+                archive_sha256=archive.sha256,
+                archive_bytes=archive.num_bytes,
                 kept_bytes=total_bytes - state_bytes,
                 state_bytes=state_bytes,
                 metrics=_checkpoint_metrics(step, row),
@@ -170,7 +175,7 @@ class Reporter:
             return [f"{one.folder}/state" for one in old] + retired
 
         for unneeded in self._committed(record):
-            self.store.remove(unneeded)
+            self._patiently(partial(self.store.remove, unneeded))
         self._full = self._committed(self._why_full)  # just now nothing is lost by a pause
 
     def _why_full(self, session: Session) -> str | None:
@@ -211,12 +216,12 @@ class Reporter:
         return self._patiently(work)
 
     def _patiently(self, work: Callable[[], Any]) -> Any:
-        """Do it, again where the database is away for a moment or a disk is full."""
+        """Do it, again where database or store are away for a moment or a disk is full."""
         for retry in range(MAX_RETRIES):
             try:
                 return work()
             except Exception as error:
-                is_passing = isinstance(error, DATABASE_AWAY) or disk.is_full(error)
+                is_passing = isinstance(error, PASSING) or disk.is_full(error)
                 if not is_passing or retry == MAX_RETRIES - 1:
                     raise
                 log.warning("a write was not taken, trying again: %s", error)

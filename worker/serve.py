@@ -16,7 +16,7 @@ import time
 import torch
 import uvicorn
 
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import open_store
 from jobs.db import connect, session_factory
 from jobs.devices import Device
 from jobs.request_id import LOG_FORMAT, with_request_id
@@ -64,7 +64,7 @@ def main() -> int:
         token=settings.serving_token or secrets.token_urlsafe(32),
         hosting=hosting,
         engine=batching,
-        artifacts=ArtifactStore(settings.artifacts_dir),
+        artifacts=open_store(settings),
         models=LocalModels(settings, hosting, batching),
     )
     host, port = listener.getsockname()[:2]

@@ -13,17 +13,17 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from jobs import disk, halving, results, retention
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import open_store
 from jobs.db import DATABASE_AWAY, connect, session_factory, transaction
 from jobs.devices import Device, largest_device
-from jobs.errors import JobFailure, LeaseLost
+from jobs.errors import JobFailure, LeaseLost, StoreAway
 from jobs.models import Job
 from jobs.names import tuned_model
 from jobs.settings import Settings
-from jobs.status import Reason, Status
+from jobs.status import PASSING, Reason, Status
 from jobs.store import attempts, events, fitting, losses
 from jobs.store.attempts import Claim
-from worker.evidence import Evidence, disk_full
+from worker.evidence import Evidence, disk_full, store_away
 from worker.slots import Slot, free_slot
 from worker.trainer_process import TrainerProcess, describe_exit
 from worker.validator import Validator
@@ -96,7 +96,7 @@ class Attempt:
     def __init__(self, supervisor: Supervisor, claimed: Claim, slot: Slot) -> None:
         self.settings = supervisor.settings
         self.sessions = supervisor.sessions
-        self.store = ArtifactStore(supervisor.settings.artifacts_dir)
+        self.store = open_store(supervisor.settings)
         self.is_stopping = supervisor.is_stopping
         self.claimed = claimed
         self.slot = slot
@@ -117,10 +117,14 @@ class Attempt:
         except DATABASE_AWAY as error:
             # The lease runs out by itself and another attempt takes over.
             log.error("%s: the database did not answer: %s", self.claimed.job_id, error)
+        except StoreAway as error:
+            self._wait(store_away(error))
         except OSError as error:
             if not disk.is_full(error):
                 raise
-            self._wait(error)
+            self._wait(disk_full(error))
+        finally:
+            self.store.close()
 
     def _start(self) -> TrainerProcess:
         folder = self.settings.logs_dir / "jobs" / self.claimed.job_id
@@ -230,12 +234,12 @@ class Attempt:
             loss = self.evidence.alone(loss, resolved)
         losses.lose(session, self.claimed, loss, max_losses=self.settings.max_losses)
 
-    def _wait(self, error: OSError) -> None:
+    def _wait(self, want: JobFailure) -> None:
         """This end of the attempt could not write: what it saved stays, and the rest waits."""
-        log.error("%s: the disk is full: %s", self.claimed.job_id, error)
+        log.error("%s: %s", self.claimed.job_id, want.message)
         try:
             with transaction(self.sessions) as session:
-                losses.wait(session, self.claimed, disk_full(error))
+                losses.wait(session, self.claimed, want)
         except (LeaseLost, *DATABASE_AWAY) as away:
             # The lease runs out by itself.
             log.error("%s: nor can the database be written: %s", self.claimed.job_id, away)
@@ -248,7 +252,7 @@ class Attempt:
                 failure = JobFailure(
                     Reason(said["reason"]), said["message"], param=said.get("param")
                 )
-                if failure.reason is Reason.DISK_FULL:
+                if failure.reason in PASSING:
                     losses.wait(session, self.claimed, failure)
                 else:
                     attempts.fail(session, self.claimed, failure)

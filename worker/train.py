@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from jobs import artifacts
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import Damaged, open_store
 from jobs.datasets import Row, read_rows
 from jobs.db import connect, session_factory
 from jobs.errors import LeaseLost
@@ -58,7 +57,7 @@ class Run:
         self.settings = settings
         self.control = control
         self.sessions = session_factory(connect(settings.sqlalchemy_url))
-        self.store = ArtifactStore(settings.artifacts_dir)
+        self.store = open_store(settings)
         with self.sessions() as session:
             job = session.get(Job, claimed.job_id)
         assert job is not None
@@ -191,10 +190,13 @@ class Run:
 
     def prompts(self, file_id: str) -> list[Prompt]:
         """The validated file's rows as the model reads them."""
-        rows = read_rows(self.store.upload_path(file_id))
+        validated = (self.job.resolved[part] or {} for part in ("training", "validation"))
+        sha256 = next(part["sha256"] for part in validated if part.get("file") == file_id)
+        with self.store.reading(file_id, sha256=sha256) as path:
+            rows = [row for row in read_rows(path) if isinstance(row, Row)]
         return [
             Prompt(index=index, ids=self.renderer.ids(row.messages, row.tools), payload=row)
-            for index, row in enumerate(row for row in rows if isinstance(row, Row))
+            for index, row in enumerate(rows)
         ]
 
     def resume(self) -> int:
@@ -206,8 +208,9 @@ class Run:
             candidates = checkpoints.resumable(session, self.job.id)
         for checkpoint in candidates:
             try:
-                self.take_up(self.store.folder(checkpoint.folder))
-            except InvalidCheckpoint as error:
+                with self.store.checkpoint(checkpoint.folder) as folder:
+                    self.take_up(folder)
+            except (Damaged, InvalidCheckpoint) as error:
                 self.reporter.note(
                     f"The checkpoint {checkpoint.id} of step {checkpoint.step} cannot be taken up "
                     f"({error}); going back to the one before it.",
@@ -225,10 +228,7 @@ class Run:
         return 0
 
     def take_up(self, folder: Path) -> None:
-        """Go on from a checkpoint. Raises InvalidCheckpoint, with nothing changed."""
-        fault = artifacts.fault(folder)
-        if fault is not None:
-            raise InvalidCheckpoint(fault)
+        """Go on from a whole checkpoint. Raises InvalidCheckpoint, with nothing changed."""
         history = read_history(folder / "state")
         self.trainer.restore(folder / "state")
         self.history = history

@@ -6,6 +6,7 @@ resolves what can be resolved and moves the job to `queued`.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -17,10 +18,10 @@ from typing import Any
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import resolve
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import open_store
 from jobs.datasets import Row, RowFault, read_rows
 from jobs.db import connect, session_factory, transaction
-from jobs.errors import JobFailure
+from jobs.errors import Gone, JobFailure, StoreAway
 from jobs.models import File, Job
 from jobs.registry import find_model
 from jobs.settings import Settings, get_settings
@@ -139,30 +140,27 @@ class FileCheck:
         self.means = means_here(TrainerModels(settings))
         self.grader = grader_of(spec, self.means, job.project_id)
         self.renderer = renderer
-        self.store = ArtifactStore(settings.artifacts_dir)
+        self.store = open_store(settings)
         self.sessions = sessions
         self.settings = settings
 
     def close(self) -> None:
         """End what the grader's checks started."""
         self.means.close()
+        self.store.close()
 
     def file(self, file_id: str, param: str, reason: Reason) -> dict[str, Any]:
         """What is known of a good file. Raises JobFailure with the lines of a bad one."""
         with self.sessions() as session:
             record = session.get(File, file_id)
-        path = self.store.upload_path(file_id)
-        if record is None or not path.exists():
-            raise JobFailure(reason, f"The file {file_id} is no longer there.", param=param)
-        faults: list[RowFault] = []
-        lengths: list[int] = []
-        rows = read_rows(path)
-        while batch := list(islice(rows, _BATCH)):
-            for checked in self._checked(batch):
-                if isinstance(checked, RowFault):
-                    faults.append(checked)
-                else:
-                    lengths.append(checked)
+        try:
+            if record is None:
+                raise Gone(f"There is no file {file_id}.")
+            with self.store.reading(file_id, sha256=record.sha256) as path:
+                faults, lengths = self._read(path)
+        except Gone:
+            message = f"The file {file_id} is no longer there."
+            raise JobFailure(reason, message, param=param) from None
         if faults:
             told = row_faults.told(faults)
             message = row_faults.sentence(record.filename, faults)
@@ -175,6 +173,19 @@ class FileCheck:
             "num_rows": len(lengths),
             "longest_prompt_tokens": max(lengths),
         }
+
+    def _read(self, path: Path) -> tuple[list[RowFault], list[int]]:
+        """The file's bad rows, and the lengths of its good ones in tokens."""
+        faults: list[RowFault] = []
+        lengths: list[int] = []
+        rows = read_rows(path)
+        while batch := list(islice(rows, _BATCH)):
+            for checked in self._checked(batch):
+                if isinstance(checked, RowFault):
+                    faults.append(checked)
+                else:
+                    lengths.append(checked)
+        return faults, lengths
 
     def _checked(self, batch: Sequence[Row | RowFault]) -> Iterator[int | RowFault]:
         """Of each row the prompt's length in tokens, or what is wrong with it."""
@@ -214,13 +225,20 @@ class FileCheck:
         return length
 
 
-def main() -> None:
+def main() -> int:
+    """0 once the job has moved; EX_TEMPFAIL when the files could not be fetched now."""
     die_with_parent()
     settings = get_settings()
     engine = connect(settings.sqlalchemy_url)
-    validate(sys.argv[1], settings, session_factory(engine))
-    engine.dispose()
+    try:
+        validate(sys.argv[1], settings, session_factory(engine))
+    except StoreAway as away:
+        sys.stderr.write(f"{away}\n")
+        return os.EX_TEMPFAIL
+    finally:
+        engine.dispose()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "worker.validate")
 VALIDATION_SECONDS = 900.0
+# Files that could not be fetched are asked for again after so long.
+AWAY_SECONDS = 5.0
 
 
 class Validator:
@@ -100,10 +102,17 @@ class Validator:
             log.error("validation of %s failed:\n%s", job_id, "\n".join(said))
             if code < 0:
                 return None  # killed: the lease runs out and it is tried again
+            if code == os.EX_TEMPFAIL:
+                self._put_back(job_id)
+                return None
             return f"Validation {describe_exit(code)}: {said[-1]}"
         with transaction(self.sessions) as session:
             validation.leave(session, job_id, worker=self.worker)
         return None
+
+    def _put_back(self, job_id: str) -> None:
+        with transaction(self.sessions) as session:
+            validation.put_back(session, job_id, worker=self.worker, seconds=AWAY_SECONDS)
 
     def _renew(self, job_id: str) -> bool:
         with transaction(self.sessions) as session:

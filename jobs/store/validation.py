@@ -90,6 +90,16 @@ def leave(session: Session, job_id: str, *, worker: str) -> None:
     session.execute(statement)
 
 
+def put_back(session: Session, job_id: str, *, worker: str, seconds: float) -> None:
+    """Nobody could have validated it now: that was no try, and the next may come after a while."""
+    session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.status == Status.VALIDATING_FILES, Job.lease_owner == worker)
+        .values(num_losses=Job.num_losses - 1, lease_owner=None, lease_expires_at=now() + seconds)
+        .execution_options(synchronize_session=False)
+    )
+
+
 def admit(session: Session, job_id: str, **values: Any) -> bool:
     """Files are valid: the job joins the queue. False when it was cancelled meanwhile."""
     admitted = jobs.move(

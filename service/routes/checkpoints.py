@@ -8,7 +8,7 @@ from jobs.errors import Gone, NotFound
 from jobs.status import Status
 from jobs.store import checkpoints, jobs
 from service.auth import CurrentProject
-from service.dependencies import After, Artifacts, DbSession, Limit
+from service.dependencies import After, Artifacts, DbSession, Limit, let_go
 from service.downloads import ARCHIVE_ANSWER, archive_response
 from service.wire.errors import answers
 from service.wire.pages import CursorPage
@@ -58,6 +58,7 @@ def download_adapter(
         )
     if job.status == Status.SUCCEEDED and checkpoint.step != job.step:
         raise Gone(f"The adapter that job {job_id} ended with was deleted with its model.")
+    let_go(session, checkpoint)
     return archive_response(request, artifacts, checkpoint)
 
 
@@ -77,4 +78,5 @@ def download_checkpoint(
     """The adapter as it was at this checkpoint's step."""
     jobs.get(session, project_id, job_id)
     checkpoint = checkpoints.get(session, job_id, checkpoint_id)
+    let_go(session, checkpoint)
     return archive_response(request, artifacts, checkpoint)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from fastapi import APIRouter, Query
-from fastapi.responses import FileResponse, Response
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
 from pydantic import BaseModel
 
 from jobs import ids
@@ -17,8 +17,10 @@ from jobs.store import files, storage
 from service import door
 from service.auth import CurrentCaller, CurrentProject
 from service.bodies import UploadBody, multipart_schema, parsed
-from service.dependencies import After, Artifacts, DbSession, SettingsOf
+from service.dependencies import After, Artifacts, DbSession, SettingsOf, let_go
+from service.downloads import content_response
 from service.idempotency import OnceOnly
+from service.orphans import swept_later
 from service.wire.errors import answers
 from service.wire.expiry import ExpiresAfter
 from service.wire.files import FileDeleted, FileObject, Purpose, file_object, shown_name
@@ -91,7 +93,8 @@ def create_file(
         return answer
     finally:
         if not is_made:
-            artifacts.delete_upload(file_id)
+            with swept_later():
+                artifacts.delete_upload(file_id)
 
 
 def _purpose(fields: dict[str, str]) -> str:
@@ -160,20 +163,26 @@ def retrieve_file(file_id: str, project_id: CurrentProject, session: DbSession) 
 
 @router.get(
     "/{file_id}/content",
-    response_class=FileResponse,
+    response_class=Response,
     responses={
         200: {"content": {"application/octet-stream": {}}, "description": "The bytes, as uploaded"},
         **answers(401, 404, 410),
     },
 )
 def retrieve_content(
-    file_id: str, project_id: CurrentProject, session: DbSession, artifacts: Artifacts
-) -> FileResponse:
+    request: Request,
+    file_id: str,
+    project_id: CurrentProject,
+    session: DbSession,
+    artifacts: Artifacts,
+) -> Response:
     """The file's bytes, as uploaded."""
     file = files.get(session, project_id, file_id)
-    path = artifacts.existing(artifacts.upload_path(file.id), what=f"file {file.id}")
-    return FileResponse(
-        path,
+    let_go(session, file)
+    content = artifacts.content(f"files/{file.id}", what=f"file {file.id}")
+    return content_response(
+        request,
+        content,
         media_type="application/octet-stream",
         filename=file.filename,
         headers={"ETag": f'"{file.sha256}"'},
@@ -193,5 +202,6 @@ def delete_file(
             param="id",
         )
     session.commit()
-    artifacts.delete_upload(file_id)
+    with swept_later():
+        artifacts.delete_upload(file_id)
     return FileDeleted(id=file_id)

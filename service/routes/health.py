@@ -37,11 +37,13 @@ def healthz() -> Health:
 def readyz(
     response: Response, resources: Annotated[Resources, Depends(get_resources)]
 ) -> Readiness:
-    """Database, its version and the broker."""
+    """Database, its version, the broker, and the artifact store where that is a bucket."""
     checks = {
         "database": _database_fault(resources) or "ok",
         "broker": resources.doorbell.fault() or "ok",
     }
+    if resources.settings.artifacts_url:
+        checks["artifacts"] = resources.artifacts.fault() or "ok"
     is_ready = all(found == "ok" for found in checks.values())
     if not is_ready:
         response.status_code = 503

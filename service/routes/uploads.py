@@ -16,6 +16,7 @@ from service.auth import CurrentCaller, CurrentProject
 from service.bodies import JsonBody, PartBody, body_schema, multipart_schema, parsed
 from service.dependencies import Artifacts, DbSession, SettingsOf
 from service.idempotency import OnceOnly
+from service.orphans import swept_later
 from service.wire.errors import answers
 from service.wire.files import file_object, shown_name
 from service.wire.uploads import (
@@ -104,7 +105,8 @@ def create_part(
         return answer
     finally:
         if not is_made:
-            artifacts.delete_part(upload_id, part_id)
+            with swept_later():
+                artifacts.delete_part(upload_id, part_id)
 
 
 @router.post(
@@ -152,8 +154,10 @@ def complete_upload(
         is_made = True
     finally:
         if not is_made:
-            artifacts.delete_upload(file_id)
-    artifacts.delete_parts(upload_id)
+            with swept_later():
+                artifacts.delete_upload(file_id)
+    with swept_later():
+        artifacts.delete_parts(upload_id)
     return answer
 
 
@@ -178,5 +182,6 @@ def cancel_upload(
     upload = uploads.get(session, project_id, upload_id)
     uploads.cancel(session, upload)
     session.commit()
-    artifacts.delete_parts(upload_id)
+    with swept_later():
+        artifacts.delete_parts(upload_id)
     return upload_object(upload)

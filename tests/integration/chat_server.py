@@ -17,7 +17,7 @@ from transformers import BertForSequenceClassification, BertModel
 from waiting import wait_for
 
 from jobs import serving
-from jobs.artifacts import ADAPTER_ARCHIVE, ArtifactStore, pack
+from jobs.artifacts import ADAPTER_ARCHIVE, LocalStore, pack
 from jobs.db import connect, session_factory, transaction
 from jobs.ids import JOB
 from jobs.models import Job
@@ -51,7 +51,7 @@ class Server:
         return int(httpx2.get(f"{where.url}/live", headers=headers).json()["num_open"])
 
 
-def tuned_job(session: Any, project: str, store: ArtifactStore, base: Path, status: Status) -> Job:
+def tuned_job(session: Any, project: str, store: LocalStore, base: Path, status: Status) -> Job:
     """A job with two checkpoints, as a worker leaves it."""
     job = jobs.add(
         session,
@@ -105,7 +105,7 @@ def chat_server(folder: Path, migrated_database: Path) -> Iterator[Server]:
     settings.data_dir.mkdir()
     shutil.copy(migrated_database, settings.data_dir / "honed.db")
     engine = connect(settings.sqlalchemy_url)
-    store = ArtifactStore(settings.artifacts_dir)
+    store = LocalStore(settings.artifacts_dir)
     with transaction(session_factory(engine)) as session:
         project = projects.ensure_project(session, "default")
         key = projects.issue_key(session, project, "test")

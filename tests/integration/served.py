@@ -12,7 +12,7 @@ from servers import free_port
 from sqlalchemy.orm import Session, sessionmaker
 from waiting import wait_for
 
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import LocalStore
 from jobs.db import connect, session_factory, transaction
 from jobs.store import projects
 from jobs.store.projects import IssuedKey
@@ -24,7 +24,7 @@ class Served:
     url: str
     key: IssuedKey
     sessions: sessionmaker[Session]
-    artifacts: ArtifactStore
+    artifacts: LocalStore
     model: str
     settings: ServiceSettings
 
@@ -53,7 +53,7 @@ def served(folder: Path, migrated_database: Path) -> Iterator[Served]:
     ):
         url = f"http://127.0.0.1:{port}"
         wait_for(lambda: _answers(f"{url}/readyz"), seconds=60, what="readiness")
-        artifacts = ArtifactStore(settings.artifacts_dir)
+        artifacts = LocalStore(settings.artifacts_dir)
         yield Served(f"{url}/v1", key, sessions, artifacts, str(model), settings)
     engine.dispose()
     assert "Traceback" not in log.read_text()

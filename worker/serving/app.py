@@ -92,8 +92,9 @@ class Serving:
         model = await run_in_threadpool(self.hosting.take, HostedModel, task.model)
         held.callback(self.hosting.release, model)
         emit = _emitter(asyncio.get_running_loop(), events)
+        adapter = await run_in_threadpool(self._adapter, task.model)
         generation = await run_in_threadpool(
-            partial(generation_of, task, model, adapter=self._adapter(task.model), emit=emit)
+            partial(generation_of, task, model, adapter=adapter, emit=emit)
         )
         self.engine.submit(generation)
         held.callback(self.engine.cancel, generation)
@@ -105,7 +106,7 @@ class Serving:
     def _adapter(self, served: Served) -> Adapter | None:
         if served.adapter_id is None or served.adapter_folder is None:
             return None
-        return Adapter(served.adapter_id, self.artifacts.folder(served.adapter_folder) / "adapter")
+        return Adapter(served.adapter_id, self.artifacts.adapter(served.adapter_folder))
 
     async def score(self, request: Request) -> Response:
         """Answer a `ScoreTask` with a list of numbers."""

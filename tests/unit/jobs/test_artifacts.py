@@ -13,7 +13,7 @@ import pytest
 from jobs.artifacts import (
     ADAPTER_ARCHIVE,
     MANIFEST,
-    ArtifactStore,
+    LocalStore,
     fault,
     is_whole,
     pack,
@@ -23,18 +23,18 @@ from jobs.errors import BodyTooLarge, Gone
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "artifacts")
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "artifacts")
 
 
-def files(store: ArtifactStore) -> list[str]:
+def files(store: LocalStore) -> list[str]:
     return sorted(
         str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file()
     )
 
 
 class TestUploads:
-    def test_bytes_size_and_sha256(self, store: ArtifactStore) -> None:
+    def test_bytes_size_and_sha256(self, store: LocalStore) -> None:
         content = os.urandom(3 * 2**20 + 7)
         stored = store.put_upload("file-a", io.BytesIO(content), max_bytes=len(content))
         assert stored.num_bytes == len(content)
@@ -44,12 +44,12 @@ class TestUploads:
         store.delete_upload("file-a")
         assert files(store) == []
 
-    def test_too_large_leaves_nothing(self, store: ArtifactStore) -> None:
+    def test_too_large_leaves_nothing(self, store: LocalStore) -> None:
         with pytest.raises(BodyTooLarge, match="larger than 10 bytes"):
             store.put_upload("file-a", io.BytesIO(b"x" * 11), max_bytes=10)
         assert files(store) == []
 
-    def test_a_source_that_breaks_leaves_nothing(self, store: ArtifactStore) -> None:
+    def test_a_source_that_breaks_leaves_nothing(self, store: LocalStore) -> None:
         class Broken(io.BytesIO):
             def read(self, size: int | None = -1) -> bytes:
                 if self.tell():
@@ -72,7 +72,7 @@ def write_adapter(content: bytes = b"weights") -> object:
 
 
 class TestPublish:
-    def test_a_published_folder_is_whole(self, store: ArtifactStore) -> None:
+    def test_a_published_folder_is_whole(self, store: LocalStore) -> None:
         folder = store.publish("jobs/a/step-1", write_adapter())
         assert folder == store.root / "jobs/a/step-1"
         assert is_whole(folder)
@@ -82,7 +82,7 @@ class TestPublish:
             "jobs/a/step-1/state/rng",
         ]
 
-    def test_what_fails_is_not_published(self, store: ArtifactStore) -> None:
+    def test_what_fails_is_not_published(self, store: LocalStore) -> None:
         def write(folder: Path) -> None:
             (folder / "half").write_bytes(b"x")
             raise OSError("disk full")
@@ -91,13 +91,13 @@ class TestPublish:
             store.publish("jobs/a/step-1", write)
         assert files(store) == []
 
-    def test_a_second_time_replaces(self, store: ArtifactStore) -> None:
+    def test_a_second_time_replaces(self, store: LocalStore) -> None:
         store.publish("jobs/a/step-1", write_adapter(b"old"))
         folder = store.publish("jobs/a/step-1", write_adapter(b"new"))
         assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() == b"new"
         assert is_whole(folder)
 
-    def test_the_same_again_is_left_in_its_place(self, store: ArtifactStore) -> None:
+    def test_the_same_again_is_left_in_its_place(self, store: LocalStore) -> None:
         folder = store.publish("jobs/a/step-1", write_adapter())
         inode = folder.stat().st_ino
         assert store.publish("jobs/a/step-1", write_adapter()).stat().st_ino == inode
@@ -105,15 +105,15 @@ class TestPublish:
         assert store.publish("jobs/a/step-1", write_adapter()).stat().st_ino != inode
         assert is_whole(folder)
 
-    def test_a_killed_writer_leaves_nothing_in_place(self, store: ArtifactStore) -> None:
+    def test_a_killed_writer_leaves_nothing_in_place(self, store: LocalStore) -> None:
         code = (
             "import os, sys\n"
             "from pathlib import Path\n"
-            "from jobs.artifacts import ArtifactStore\n"
+            "from jobs.artifacts import LocalStore\n"
             "def write(folder):\n"
             "    (folder / 'half').write_bytes(b'x')\n"
             "    os.kill(os.getpid(), 9)\n"
-            "ArtifactStore(Path(sys.argv[1])).publish('jobs/a/step-1', write)\n"
+            "LocalStore(Path(sys.argv[1])).publish('jobs/a/step-1', write)\n"
         )
         killed = subprocess.run([sys.executable, "-c", code, str(store.root)], check=False)
         assert killed.returncode == -9
@@ -122,7 +122,7 @@ class TestPublish:
         store.clear_scratch()
         assert files(store) == []
 
-    def test_only_what_was_left_long_ago_is_abandoned(self, store: ArtifactStore) -> None:
+    def test_only_what_was_left_long_ago_is_abandoned(self, store: LocalStore) -> None:
         old, young, both = (store.root / "tmp" / name / "folder" for name in ("a", "b", "c"))
         for folder in (old, young, both):
             folder.mkdir(parents=True)
@@ -135,7 +135,7 @@ class TestPublish:
         assert {path.name for path in (store.root / "tmp").iterdir()} == {"b", "c"}
 
     @pytest.mark.parametrize("harm", ["cut", "remove", "no manifest", "bad manifest", "list"])
-    def test_harm_is_noticed(self, store: ArtifactStore, harm: str) -> None:
+    def test_harm_is_noticed(self, store: LocalStore, harm: str) -> None:
         folder = store.publish("jobs/a/step-1", write_adapter())
         weights, manifest = folder / "adapter" / "adapter_model.safetensors", folder / MANIFEST
         match harm:
@@ -154,7 +154,7 @@ class TestPublish:
     @pytest.mark.parametrize("name", ["adapter/adapter_model.safetensors", "state/rng", MANIFEST])
     @pytest.mark.parametrize("harm", ["truncated", "flipped", "deleted", "added"])
     def test_what_is_wrong_is_said_with_the_files_name(
-        self, store: ArtifactStore, harm: str, name: str
+        self, store: LocalStore, harm: str, name: str
     ) -> None:
         folder = store.publish("jobs/a/step-1", write_adapter())
         assert fault(folder) is None
@@ -173,7 +173,7 @@ class TestPublish:
         assert said is not None
         assert ("other" if harm == "added" else name) in said
 
-    def test_what_no_row_names_is_removed(self, store: ArtifactStore) -> None:
+    def test_what_no_row_names_is_removed(self, store: LocalStore) -> None:
         for attempt, step in ((1, 1), (1, 2), (2, 2)):
             store.publish(f"jobs/a/attempt-{attempt}/step-{step}", write_adapter())
         store.publish("jobs/b/attempt-1/step-1", write_adapter())
@@ -186,7 +186,7 @@ class TestPublish:
         ]
 
 
-def test_vanished_bytes_are_a_sentence(store: ArtifactStore) -> None:
+def test_vanished_bytes_are_a_sentence(store: LocalStore) -> None:
     with pytest.raises(Gone, match="The bytes of file file-a are no longer in the artifact store"):
         store.existing(store.upload_path("file-a"), what="file file-a")
 

@@ -11,7 +11,7 @@ from holding import Sessions, claimed, lose, row
 from sqlalchemy import select, update
 
 from jobs import results
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import LocalStore
 from jobs.db import transaction
 from jobs.models import File, Job
 from jobs.status import Status
@@ -43,8 +43,8 @@ def test_the_columns_and_the_cells() -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "artifacts")
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "artifacts")
 
 
 def put_rows(sessions: Sessions, job_id: str) -> None:
@@ -53,7 +53,7 @@ def put_rows(sessions: Sessions, job_id: str) -> None:
             metrics.put(session, job_id, step=step, attempt=1, data=data)
 
 
-def finish(sessions: Sessions, store: ArtifactStore, job_id: str, status: Status) -> None:
+def finish(sessions: Sessions, store: LocalStore, job_id: str, status: Status) -> None:
     held = claimed(sessions)
     with transaction(sessions) as session:
         attempts.conclude(session, held, status)
@@ -62,7 +62,7 @@ def finish(sessions: Sessions, store: ArtifactStore, job_id: str, status: Status
 
 @pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED, Status.CANCELLED])
 def test_a_job_that_made_steps_ends_with_one(
-    sessions: Sessions, make_job: Callable[..., str], store: ArtifactStore, status: Status
+    sessions: Sessions, make_job: Callable[..., str], store: LocalStore, status: Status
 ) -> None:
     job_id = make_job()
     put_rows(sessions, job_id)
@@ -78,7 +78,7 @@ def test_a_job_that_made_steps_ends_with_one(
 
 
 def test_none_before_the_end_and_none_without_steps(
-    sessions: Sessions, make_job: Callable[..., str], store: ArtifactStore
+    sessions: Sessions, make_job: Callable[..., str], store: LocalStore
 ) -> None:
     job_id = make_job()
     claimed(sessions)
@@ -94,7 +94,7 @@ def test_none_before_the_end_and_none_without_steps(
 
 
 def test_an_end_that_was_rolled_back_is_made_again(
-    sessions: Sessions, make_job: Callable[..., str], store: ArtifactStore
+    sessions: Sessions, make_job: Callable[..., str], store: LocalStore
 ) -> None:
     job_id = make_job()
     put_rows(sessions, job_id)

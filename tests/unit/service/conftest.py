@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import retention
-from jobs.artifacts import ADAPTER_ARCHIVE, ArtifactStore, pack, size_of
+from jobs.artifacts import ADAPTER_ARCHIVE, LocalStore, pack, size_of
 from jobs.db import transaction
 from jobs.graders.sandbox import isolation, pools
 from jobs.settings import get_settings
@@ -79,7 +79,7 @@ class Worker:
     """What a worker does to a job, through the same store functions."""
 
     sessions: sessionmaker[Session]
-    artifacts: ArtifactStore
+    artifacts: LocalStore
 
     def admit(self, job_id: str, **resolved: Any) -> None:
         with transaction(self.sessions) as session:
@@ -143,7 +143,7 @@ class Worker:
 
 @pytest.fixture
 def worker(sessions: sessionmaker[Session], settings: ServiceSettings) -> Worker:
-    return Worker(sessions, ArtifactStore(settings.artifacts_dir))
+    return Worker(sessions, LocalStore(settings.artifacts_dir))
 
 
 @pytest.fixture

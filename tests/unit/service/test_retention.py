@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import retention
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import LocalStore
 from jobs.db import transaction
 from jobs.status import Status
 from jobs.store import attempts, checkpoints
@@ -23,8 +23,8 @@ KEPT = [6, 4, 3, 1]  # The last, and the three best.
 
 
 @pytest.fixture
-def store(settings: ServiceSettings) -> ArtifactStore:
-    return ArtifactStore(settings.artifacts_dir)
+def store(settings: ServiceSettings) -> LocalStore:
+    return LocalStore(settings.artifacts_dir)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def listed(client: TestClient, job_id: str) -> list[int]:
     return [one["step_number"] for one in page]
 
 
-def on_disk(store: ArtifactStore, job_id: str) -> set[Path]:
+def on_disk(store: LocalStore, job_id: str) -> set[Path]:
     job = store.folder(f"jobs/{job_id}")
     return {path.relative_to(job / "attempt-1") for path in job.glob("*/*/*")}
 
@@ -60,7 +60,7 @@ def freed(steps: list[int]) -> set[Path]:
 def test_the_best_three_and_the_last_are_left_without_their_states(
     client: TestClient,
     sessions: sessionmaker[Session],
-    store: ArtifactStore,
+    store: LocalStore,
     job_id: str,
     claimed: attempts.Claim,
     end: Status,
@@ -83,13 +83,13 @@ def test_the_best_three_and_the_last_are_left_without_their_states(
 
 @pytest.mark.parametrize(
     ("room", "name"),
-    [(ArtifactStore, "keep_only"), (ArtifactStore, "remove"), (checkpoints, "forget_states")],
+    [(LocalStore, "keep_only"), (LocalStore, "remove"), (checkpoints, "forget_states")],
     ids=["before-bytes", "before-states", "before-the-mark"],
 )
 def test_what_was_broken_off_is_done_by_the_sweeper(
     client: TestClient,
     sessions: sessionmaker[Session],
-    store: ArtifactStore,
+    store: LocalStore,
     job_id: str,
     claimed: attempts.Claim,
     room: Any,
@@ -114,7 +114,7 @@ def test_what_was_broken_off_is_done_by_the_sweeper(
 def test_a_paused_job_keeps_its_states_until_it_is_cancelled(
     client: TestClient,
     sessions: sessionmaker[Session],
-    store: ArtifactStore,
+    store: LocalStore,
     job_id: str,
     claimed: attempts.Claim,
 ) -> None:
@@ -132,7 +132,7 @@ def test_a_paused_job_keeps_its_states_until_it_is_cancelled(
 def test_permissions_go_with_the_checkpoints_that_are_retired(
     client: TestClient,
     sessions: sessionmaker[Session],
-    store: ArtifactStore,
+    store: LocalStore,
     job_id: str,
     claimed: attempts.Claim,
     other_key: Any,

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import LocalStore
 from jobs.db import now, transaction
 from jobs.models import File, Upload
 from jobs.store import uploads
@@ -248,7 +248,7 @@ class TestEnds:
         job_id: str,
         kept: Any,
     ) -> None:
-        artifacts = ArtifactStore(settings.artifacts_dir)
+        artifacts = LocalStore(settings.artifacts_dir)
         training = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()["training_file"]
         idle, live = (self.make(client, "3600").json()["id"] for _ in range(2))
         tidy(sessions, artifacts)
@@ -280,7 +280,7 @@ class TestEnds:
         parts = [f"{upload_id}/{part(client, upload_id, b'x')}" for upload_id in (late, live)]
         with transaction(sessions) as session:
             session.execute(update(Upload).where(Upload.id == late).values(expires_at=now() - 1))
-        tidy(sessions, ArtifactStore(settings.artifacts_dir))
+        tidy(sessions, LocalStore(settings.artifacts_dir))
         assert kept("uploads") == parts[1:]
         error = error_of(client.post(f"{UPLOADS}/{late}/cancel"), 400)
         assert "expired" in error["message"]

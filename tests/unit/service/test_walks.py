@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import LocalStore
 from jobs.db import now, transaction
 from jobs.models import Departed, File
 from jobs.store import checkpoints, departed
@@ -54,7 +54,7 @@ def test_a_file_that_expired_is_a_place(
     with transaction(sessions) as session:
         session.execute(update(File).where(File.id == last).values(expires_at=now() - 1))
     assert page_of(client, FILES, after=last) == [first]
-    tidy(sessions, ArtifactStore(settings.artifacts_dir))
+    tidy(sessions, LocalStore(settings.artifacts_dir))
     assert page_of(client, FILES, after=last) == [first]
 
 

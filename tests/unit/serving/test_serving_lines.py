@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import LocalStore
 from jobs.errors import Unavailable
 from jobs.serving import ChatTask, Failed, Served
 from worker.serving import app
@@ -54,7 +54,7 @@ def request() -> Request:
 
 
 def serving(hosting: Any, engine: Any, folder: Path) -> Serving:
-    return Serving("t", hosting, engine, ArtifactStore(folder), SimpleNamespace())  # type: ignore[arg-type]
+    return Serving("t", hosting, engine, LocalStore(folder), SimpleNamespace())  # type: ignore[arg-type]
 
 
 def test_who_leaves_while_a_model_loads_leaves_it_released(

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import artifacts, ids
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import LocalStore
 from jobs.db import transaction
 from jobs.graders import parse_grader
 from jobs.models import Checkpoint, Job
@@ -48,8 +48,9 @@ def test_the_archive_is_read_while_the_jobs_row_is_free(
         read.append(path.name)
         return digest_of(path)
 
-    monkeypatch.setattr(artifacts, "sha256_of", watched)
-    store = ArtifactStore(tmp_path / "artifacts")
+    for room in (artifacts, artifacts.manifest):
+        monkeypatch.setattr(room, "sha256_of", watched)
+    store = LocalStore(tmp_path / "artifacts")
 
     def write(folder: Path) -> None:
         (folder / "weights").write_bytes(b"w")
