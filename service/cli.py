@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.db import migrate as migrate_database
+from jobs.schema import migrate as migrate_database
 from service.commands.common import Data, fail, sentences, settings_of
 from service.commands.keys import keys_app, projects_app
 from service.commands.models import models_app

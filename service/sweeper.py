@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs import alive, disk, results
 from jobs.artifacts import ArtifactStore
 from jobs.db import DATABASE_AWAY, connect, session_factory, transaction
-from jobs.errors import JobFailure, LeaseLost
+from jobs.errors import JobFailure, LeaseLost, SchemaMismatch
+from jobs.schema import check_schema
 from jobs.settings import Settings
 from jobs.status import Reason
 from jobs.store import attempts, creations, departed, losses
@@ -92,9 +93,12 @@ def main() -> int:
     artifacts = ArtifactStore(settings.artifacts_dir)
     while True:
         try:
+            check_schema(engine)
             sweep(sessions, doorbell, settings)
             tidy(sessions, artifacts)
             alive.beat(settings, "sweeper")
+        except SchemaMismatch as mismatch:
+            logger.error("nothing is swept: %s", mismatch)  # it was migrated under this process
         except SQLAlchemyError as error:
             logger.error("the database does not answer, sweeping again soon: %s", error)
         if stop.wait(settings.sweep_seconds):

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from jobs import serving
 from jobs.artifacts import ArtifactStore
-from jobs.db import connect, migrate, session_factory, transaction
+from jobs.db import connect, session_factory, transaction
+from jobs.schema import migrate
 from jobs.scopes import Scope
 from jobs.store import projects
 from service.children import Child, Command, stop_all
@@ -67,7 +68,8 @@ def up(
         hold_with_children(settings.run_dir / "children.lock", say) as holding,
     ):
         _check_port(settings)
-        migrate(settings.sqlalchemy_url)
+        # Whoever held a job of this folder has ended: else the lock would not be had.
+        migrate(settings.sqlalchemy_url, ended=settings.worker_name)
         ArtifactStore(settings.artifacts_dir).clear_scratch()
         serving.forget(settings)
         fault = address_fault(settings)
