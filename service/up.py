@@ -115,7 +115,7 @@ def _watch(
             pulse.watch()
         if not is_ready and _is_ready(settings):
             is_ready = True
-            say(f"ready {_url(settings)}  ({key}; logs: {settings.logs_dir})")
+            say(f"ready {settings.own_url}  ({key}; logs: {settings.logs_dir})")
         if not is_ready and time.monotonic() > give_up_at:
             raise CannotStart(
                 f"The service did not become ready within {READY_SECONDS:g} seconds; "
@@ -127,15 +127,10 @@ def _watch(
 
 def _is_ready(settings: ServiceSettings) -> bool:
     try:
-        with urllib.request.urlopen(f"{_url(settings)}/readyz", timeout=5) as response:
+        with urllib.request.urlopen(f"{settings.own_url}/readyz", timeout=5) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _url(settings: ServiceSettings) -> str:
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def _environ(settings: ServiceSettings) -> dict[str, str]:
