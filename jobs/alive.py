@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from jobs.settings import Settings
@@ -35,9 +36,22 @@ def fault(settings: Settings, name: str) -> str | None:
     return None
 
 
+def ages(settings: Settings, name: str) -> dict[str, float]:
+    """How many seconds ago each machine's process of that name gave its last sign."""
+    found = {}
+    for path in sorted(file_of(settings, name, "").parent.glob(f"{name}.*")):
+        with suppress(FileNotFoundError):  # it was removed since it was listed
+            found[path.name.partition(".")[2]] = time.time() - path.stat().st_mtime
+    return found
+
+
+def file_of(settings: Settings, name: str, machine: str) -> Path:
+    """What a machine's process of that name touches: several machines may share the folder."""
+    return settings.run_dir / "alive" / f"{name}.{machine}"
+
+
 def _file(settings: Settings, name: str) -> Path:
-    # By machine: several may share the folder.
-    return settings.run_dir / "alive" / f"{name}.{settings.worker_name}"
+    return file_of(settings, name, settings.worker_name)
 
 
 def main() -> int:

@@ -11,18 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Double, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.expression import FunctionElement
-
-from jobs.errors import SchemaMismatch
 
 # What a database that is away, restarts or cuts a connection raises: asking again may help.
 DATABASE_AWAY = (OperationalError, InterfaceError)
@@ -45,8 +39,6 @@ POSTGRESQL_CONNECTION: dict[str, Any] = {
 
 # The advisory lock under which PostgreSQL is migrated: any number that nothing else here uses.
 MIGRATION_LOCK = 0x686F6E6564
-
-MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
 class now(FunctionElement[float]):
@@ -143,24 +135,6 @@ def transaction(factory: sessionmaker[Session]) -> Iterator[Session]:
         yield session
 
 
-def alembic_config(url: str) -> Config:
-    """Alembic's configuration without a working directory: it also runs from an installed wheel."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["url"] = url
-    return config
-
-
-def migrate(url: str, *, wait_seconds: float = 0.0) -> None:
-    """Bring the database to this code's version, once it answers."""
-    engine = connect(url)
-    try:
-        await_database(engine, seconds=wait_seconds)
-    finally:
-        engine.dispose()
-    command.upgrade(alembic_config(url), "head")
-
-
 def await_database(engine: Engine, *, seconds: float = math.inf) -> None:
     """Return once the database answers; after that many seconds its error is raised.
 
@@ -176,23 +150,3 @@ def await_database(engine: Engine, *, seconds: float = math.inf) -> None:
                 raise
             log.warning("the database does not answer, waiting for it: %s", error.orig)
             time.sleep(RETRY_SECONDS)
-
-
-def check_schema(engine: Engine) -> None:
-    """Refuse, with a sentence, a database of another version than this code."""
-    script = ScriptDirectory.from_config(alembic_config(str(engine.url)))
-    with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    head = script.get_current_head()
-    if current == head:
-        return
-    known = {revision.revision for revision in script.walk_revisions()}
-    if current is None or current in known:
-        raise SchemaMismatch(
-            f"The database is at version {current or 'none'}, this code needs {head}: "
-            "run `honed migrate`."
-        )
-    raise SchemaMismatch(
-        f"The database is at version {current}, which this code (version {head}) does not know: "
-        "it was migrated by a newer Honed. Update this installation."
-    )

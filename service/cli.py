@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.db import migrate as migrate_database
+from jobs.schema import migrate as migrate_database
 from service.commands.common import Data, fail, sentences, settings_of
+from service.commands.doctor import doctor
 from service.commands.keys import keys_app, projects_app
 from service.commands.models import models_app
 from service.up import first_key
@@ -24,6 +25,7 @@ app = typer.Typer(help="GRPO training as a service.", no_args_is_help=True, add_
 app.add_typer(keys_app, name="keys")
 app.add_typer(projects_app, name="projects")
 app.add_typer(models_app, name="models")
+app.command()(doctor)
 
 
 @app.command()

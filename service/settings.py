@@ -61,3 +61,9 @@ class ServiceSettings(Settings):
 
     max_body_bytes: int = Field(default=8 * MIB, ge=1)
     """The largest JSON body: a grader may hold several sources of 256 kB."""
+
+    @property
+    def own_url(self) -> str:
+        """Where this machine reaches the service."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"

@@ -6,8 +6,9 @@ import ipaddress
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.db import check_schema, connect, session_factory
+from jobs.db import connect, session_factory
 from jobs.errors import SchemaMismatch
+from jobs.schema import check_schema
 from jobs.settings import Settings
 from jobs.store import projects
 from service.settings import ServiceSettings

@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs import alive, disk, results
 from jobs.artifacts import open_store
 from jobs.db import DATABASE_AWAY, connect, session_factory, transaction
-from jobs.errors import JobFailure, LeaseLost, StoreAway
+from jobs.errors import JobFailure, LeaseLost, SchemaMismatch, StoreAway
+from jobs.schema import check_schema
 from jobs.settings import Settings
 from jobs.status import Reason
 from jobs.store import attempts, creations, departed, losses
@@ -103,6 +104,7 @@ def main() -> int:
     artifacts, orphans, tidy_at = open_store(settings), Orphans(), 0.0
     while True:
         try:
+            check_schema(engine)
             sweep(sessions, doorbell, settings)
             if time.monotonic() >= tidy_at:
                 tidy(sessions, artifacts)
@@ -113,6 +115,8 @@ def main() -> int:
             tidy_at = time.monotonic() + AWAY_SECONDS
             alive.beat(settings, "sweeper")
             logger.error("nothing can be tidied up: %s", error)
+        except SchemaMismatch as mismatch:
+            logger.error("nothing is swept: %s", mismatch)  # it was migrated under this process
         except SQLAlchemyError as error:
             logger.error("the database does not answer, sweeping again soon: %s", error)
         if stop.wait(settings.sweep_seconds):

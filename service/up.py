@@ -19,7 +19,8 @@ from pathlib import Path
 
 from jobs import serving
 from jobs.artifacts import open_store
-from jobs.db import connect, migrate, session_factory, transaction
+from jobs.db import connect, session_factory, transaction
+from jobs.schema import migrate
 from jobs.scopes import Scope
 from jobs.store import projects
 from service.children import Child, Command, stop_all
@@ -67,7 +68,8 @@ def up(
         hold_with_children(settings.run_dir / "children.lock", say) as holding,
     ):
         _check_port(settings)
-        migrate(settings.sqlalchemy_url)
+        # Whoever held a job of this folder has ended: else the lock would not be had.
+        migrate(settings.sqlalchemy_url, ended=settings.worker_name)
         open_store(settings).clear_scratch()
         serving.forget(settings)
         fault = address_fault(settings)
@@ -113,7 +115,7 @@ def _watch(
             pulse.watch()
         if not is_ready and _is_ready(settings):
             is_ready = True
-            say(f"ready {_url(settings)}  ({key}; logs: {settings.logs_dir})")
+            say(f"ready {settings.own_url}  ({key}; logs: {settings.logs_dir})")
         if not is_ready and time.monotonic() > give_up_at:
             raise CannotStart(
                 f"The service did not become ready within {READY_SECONDS:g} seconds; "
@@ -125,15 +127,10 @@ def _watch(
 
 def _is_ready(settings: ServiceSettings) -> bool:
     try:
-        with urllib.request.urlopen(f"{_url(settings)}/readyz", timeout=5) as response:
+        with urllib.request.urlopen(f"{settings.own_url}/readyz", timeout=5) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _url(settings: ServiceSettings) -> str:
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def _environ(settings: ServiceSettings) -> dict[str, str]:

@@ -15,7 +15,8 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
 
-from jobs.db import connect, migrate, session_factory, transaction
+from jobs.db import connect, session_factory, transaction
+from jobs.schema import migrate
 from jobs.store import projects
 from jobs.store.projects import IssuedKey
 from service.app import create_app

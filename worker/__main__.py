@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from jobs.db import await_database, check_schema, connect
+from jobs.db import await_database, connect
 from jobs.devices import DevicesUnknown, num_slots
 from jobs.doorbell import QUEUE
 from jobs.errors import SchemaMismatch
+from jobs.schema import check_schema
 from jobs.settings import get_settings
 from worker.app import app
 from worker.start import end_spare, keep_spare

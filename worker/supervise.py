@@ -16,9 +16,10 @@ from jobs import disk, halving, results, retention
 from jobs.artifacts import open_store
 from jobs.db import DATABASE_AWAY, connect, session_factory, transaction
 from jobs.devices import Device, largest_device
-from jobs.errors import JobFailure, LeaseLost, StoreAway
+from jobs.errors import JobFailure, LeaseLost, SchemaMismatch, StoreAway
 from jobs.models import Job
 from jobs.names import tuned_model
+from jobs.schema import check_schema
 from jobs.settings import Settings
 from jobs.status import PASSING, Reason, Status
 from jobs.store import attempts, events, fitting, losses
@@ -50,6 +51,8 @@ class Supervisor:
     def drain(self) -> None:
         """Validate and run until nothing waits that this process can take."""
         try:
+            if not self._fits():
+                return
             self.validator.validate_all()
             with free_slot(self.settings.slots_dir) as slot:
                 if slot is None:
@@ -57,7 +60,7 @@ class Supervisor:
                     with transaction(self.sessions) as session:
                         self._decline(session, self._allowed(largest_device()))
                     return
-                while not self.is_stopping():
+                while not self.is_stopping() and self._fits():
                     claimed = self._claim(slot)
                     if claimed is None:
                         return
@@ -65,6 +68,15 @@ class Supervisor:
                     self.validator.validate_all()
         finally:
             self.engine.dispose()
+
+    def _fits(self) -> bool:
+        """Whether this code may use the database, which may have been migrated under it."""
+        try:
+            check_schema(self.engine)
+        except SchemaMismatch as fault:
+            log.error("nothing is claimed: %s", fault)
+            return False
+        return True
 
     def _claim(self, slot: Slot) -> Claim | None:
         device = self._allowed(slot.device)

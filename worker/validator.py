@@ -103,16 +103,15 @@ class Validator:
             if code < 0:
                 return None  # killed: the lease runs out and it is tried again
             if code == os.EX_TEMPFAIL:
-                self._put_back(job_id)
+                self._leave(job_id, seconds=AWAY_SECONDS)
                 return None
             return f"Validation {describe_exit(code)}: {said[-1]}"
-        with transaction(self.sessions) as session:
-            validation.leave(session, job_id, worker=self.worker)
+        self._leave(job_id)
         return None
 
-    def _put_back(self, job_id: str) -> None:
+    def _leave(self, job_id: str, *, seconds: float = 0) -> None:
         with transaction(self.sessions) as session:
-            validation.put_back(session, job_id, worker=self.worker, seconds=AWAY_SECONDS)
+            validation.leave(session, job_id, worker=self.worker, seconds=seconds)
 
     def _renew(self, job_id: str) -> bool:
         with transaction(self.sessions) as session:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.db import now
@@ -227,14 +227,10 @@ def seize(session: Session, claimed: Claim) -> None:
 
 def ring_due(session: Session, *, every_seconds: float) -> int:
     """How many jobs wait for a worker and nobody rang for them lately; marks them as rung."""
-    waits = or_(
-        Job.status == Status.VALIDATING_FILES,
-        and_(Job.status == Status.QUEUED, has_come(Job.claimable_at)),
-    )
     # A locked row is another's business, and no reason to be silent about the rest.
     due = (
         select(Job.id)
-        .where(waits, was_not_rung_within(every_seconds))
+        .where(jobs.is_for_a_worker(), was_not_rung_within(every_seconds))
         .with_for_update(skip_locked=True)
     )
     statement = (

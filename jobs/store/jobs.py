@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from jobs.db import now
@@ -12,6 +12,7 @@ from jobs.errors import JobNotFound, WrongState
 from jobs.models import Job, JobMetadata
 from jobs.status import HELD, TERMINAL, Reason, Status, sources
 from jobs.store import answers, checkpoints, events
+from jobs.store.clocks import has_come
 from jobs.store.pages import Page, page
 
 
@@ -81,6 +82,19 @@ def is_any_active(session: Session) -> bool:
     """Whether a job of any project runs, or waits for a device."""
     query = select(Job.id).where(Job.status.in_((*HELD, Status.QUEUED))).limit(1)
     return session.scalar(query) is not None
+
+
+def num_for_a_worker(session: Session) -> int:
+    """How many jobs a worker would validate or run now."""
+    return session.scalar(select(func.count()).where(is_for_a_worker())) or 0
+
+
+def is_for_a_worker() -> ColumnElement[bool]:
+    """That a job waits for a worker to validate or run it now, for a WHERE clause."""
+    return or_(
+        Job.status == Status.VALIDATING_FILES,
+        and_(Job.status == Status.QUEUED, has_come(Job.claimable_at)),
+    )
 
 
 def move(

@@ -70,10 +70,10 @@ def renew(session: Session, job_id: str, *, worker: str, lease_seconds: float) -
     return session.scalar(statement) is not None
 
 
-def leave(session: Session, job_id: str, *, worker: str) -> None:
+def leave(session: Session, job_id: str, *, worker: str, seconds: float = 0) -> None:
     """A validator stops for no fault of the job's: that it was taken counts for nothing.
 
-    Where the validator still holds it, the next one need not wait for the lease to end.
+    Where the validator still holds it, the next may take it after so many seconds.
     """
     is_mine = Job.lease_owner == worker
     statement = (
@@ -82,22 +82,12 @@ def leave(session: Session, job_id: str, *, worker: str) -> None:
         .values(
             num_losses=Job.num_losses - 1,
             lease_owner=case((is_mine, None), else_=Job.lease_owner),
-            lease_expires_at=case((is_mine, None), else_=Job.lease_expires_at),
+            lease_expires_at=case((is_mine, now() + seconds), else_=Job.lease_expires_at),
             rung_at=case((is_mine, None), else_=Job.rung_at),
         )
         .execution_options(synchronize_session=False)
     )
     session.execute(statement)
-
-
-def put_back(session: Session, job_id: str, *, worker: str, seconds: float) -> None:
-    """Nobody could have validated it now: that was no try, and the next may come after a while."""
-    session.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.status == Status.VALIDATING_FILES, Job.lease_owner == worker)
-        .values(num_losses=Job.num_losses - 1, lease_owner=None, lease_expires_at=now() + seconds)
-        .execution_options(synchronize_session=False)
-    )
 
 
 def admit(session: Session, job_id: str, **values: Any) -> bool:

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from jobs.db import check_schema, connect, session_factory, transaction
+from jobs.db import connect, session_factory, transaction
 from jobs.errors import SchemaMismatch
+from jobs.schema import check_schema
 from service.lock import Held
 from service.settings import ServiceSettings
 from service.up import CannotStart

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.db import check_schema
 from jobs.errors import SchemaMismatch
+from jobs.schema import check_schema
 from service.dependencies import Resources, get_resources
 
 router = APIRouter(tags=["health"])

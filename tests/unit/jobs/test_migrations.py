@@ -12,9 +12,10 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import OperationalError
 from waiting import wait_for
 
-from jobs.db import MIGRATION_LOCK, alembic_config, check_schema, connect, migrate
+from jobs.db import MIGRATION_LOCK, connect
 from jobs.errors import SchemaMismatch
 from jobs.models import Base
+from jobs.schema import alembic_config, check_schema, migrate
 
 
 @pytest.fixture

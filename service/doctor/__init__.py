@@ -1,0 +1,1 @@
+"""`honed doctor`: whether each thing that a stack stands on is well, and how to mend it."""
