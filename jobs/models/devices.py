@@ -24,7 +24,7 @@ class Turn(Base):
     until: Mapped[float]
     """The end of its lease while it runs, then its own."""
     was_lost_early: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """It was lost before its first step, and no failed self-test of its device has excused it."""
+    """It was lost before its first step."""
 
 
 class DeviceHealth(Base):

@@ -90,7 +90,7 @@ def forget_old(session: Session) -> None:
     )
 
 
-def _used() -> Select[Any]:
+def _used() -> Select[str, float]:
     # One time for all rows. Turns that begin in the future, or end before they began, are of a
     # clock that was set back since.
     time = select(now()).scalar_subquery()

@@ -41,8 +41,12 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('worker', 'slot', name=op.f('pk_devices'))
     )
     op.create_index(op.f('ix_devices_seen_at'), 'devices', ['seen_at'], unique=False)
+    op.drop_index(op.f('ix_jobs_status_priority_created_at'), table_name='jobs')
+    op.create_index('ix_jobs_queue', 'jobs', ['status', 'priority', 'project_id', 'created_at', 'claimable_at', 'attempt', 'memory_cpu_bytes', 'memory_cuda_bytes', 'id'], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index('ix_jobs_queue', table_name='jobs')
+    op.create_index(op.f('ix_jobs_status_priority_created_at'), 'jobs', ['status', 'priority', 'created_at'], unique=False)
     op.drop_table('devices')
     op.drop_table('turns')
