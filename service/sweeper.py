@@ -20,7 +20,7 @@ from jobs.errors import JobFailure, LeaseLost, SchemaMismatch, StoreAway
 from jobs.schema import check_schema
 from jobs.settings import Settings
 from jobs.status import Reason
-from jobs.store import attempts, creations, departed, losses
+from jobs.store import attempts, creations, departed, devices, losses, turns
 from service.doorbell import Doorbell
 from service.log import configure
 from service.orphans import Orphans
@@ -50,6 +50,8 @@ def sweep(sessions: sessionmaker[Session], doorbell: Doorbell, settings: Setting
         num_due = attempts.ring_due(session, every_seconds=RING_EVERY_SECONDS)
         creations.forget_old(session)
         departed.forget_old(session)
+        devices.forget_old(session)
+        turns.forget_old(session)
     # One ring each, so that as many workers as there are jobs come; and not through a broker that
     # takes none of them.
     for _ in range(min(num_due, MAX_RINGS)):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from jobs.db import await_database, connect
+from jobs.db import await_database, connect, session_factory, transaction
 from jobs.devices import DevicesUnknown, num_slots
 from jobs.doorbell import QUEUE
 from jobs.errors import SchemaMismatch
 from jobs.schema import check_schema
 from jobs.settings import get_settings
+from jobs.store import devices
 from worker.app import app
 from worker.start import end_spare, keep_spare
 
@@ -17,7 +18,7 @@ from worker.start import end_spare, keep_spare
 def main() -> int:
     """Work until a signal; 1 when it cannot: the database, or what counts the GPUs."""
     try:
-        _check_schema()
+        _check_in()
         slots = num_slots()
     except (SchemaMismatch, DevicesUnknown) as fault:
         sys.stderr.write(f"{fault}\n")
@@ -42,13 +43,18 @@ def main() -> int:
     return 0
 
 
-def _check_schema() -> None:
-    """Raises SchemaMismatch where this code must not touch the database; waits while it is away."""
+def _check_in() -> None:
+    """Tell the database that the worker starts; waits while it is away.
+
+    Raises SchemaMismatch where this code must not touch it.
+    """
     # Before Celery: what a handler of its signals raises is logged, and the worker starts anyway.
     engine = connect(get_settings().sqlalchemy_url)
     try:
         await_database(engine)
         check_schema(engine)
+        with transaction(session_factory(engine)) as session:
+            devices.test_at_once(session, get_settings().worker_name)
     finally:
         engine.dispose()
 

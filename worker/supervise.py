@@ -24,7 +24,9 @@ from jobs.settings import Settings
 from jobs.status import PASSING, Reason, Status
 from jobs.store import attempts, events, fitting, losses
 from jobs.store.attempts import Claim
+from jobs.store.turns import Place
 from worker.evidence import Evidence, disk_full, store_away
+from worker.health import Health
 from worker.slots import Slot, free_slot
 from worker.trainer_process import TrainerProcess, describe_exit
 from worker.validator import Validator
@@ -60,7 +62,8 @@ class Supervisor:
                     with transaction(self.sessions) as session:
                         self._decline(session, self._allowed(largest_device()))
                     return
-                while not self.is_stopping() and self._fits():
+                health = Health(self.settings, self.sessions, slot, self.is_stopping)
+                while not self.is_stopping() and self._fits() and health.may_claim():
                     claimed = self._claim(slot)
                     if claimed is None:
                         return
@@ -86,6 +89,7 @@ class Supervisor:
                 worker=self.worker,
                 lease_seconds=self.settings.lease_seconds,
                 device=device,
+                place=Place(self.settings.worker_name, slot.index),
             )
             if claimed is None:
                 self._decline(session, device)
@@ -123,6 +127,9 @@ class Attempt:
             with contextlib.closing(self._start()) as trainer:
                 log.info("%s attempt %d started", self.claimed.job_id, self.claimed.attempt)
                 loss = self._watch(trainer)
+                if loss is not None:
+                    health = Health(self.settings, self.sessions, self.slot, self.is_stopping)
+                    health.explain_loss(self.claimed, lambda: self._renew(trainer))
                 self._conclude(loss)
         except LeaseLost as lost:
             log.warning("%s: stopping, %s", self.claimed.job_id, lost)

@@ -3,6 +3,7 @@
 from jobs.models.base import Base, Json
 from jobs.models.checkpoints import Checkpoint, CheckpointPermission
 from jobs.models.departed import Departed
+from jobs.models.devices import DeviceHealth, Turn
 from jobs.models.files import File, Upload, UploadPart
 from jobs.models.jobs import Event, Job, JobMetadata, JudgeAnswer, Metric, SampleSet
 from jobs.models.projects import ApiKey, Creation, Project
@@ -14,6 +15,7 @@ __all__ = [
     "CheckpointPermission",
     "Creation",
     "Departed",
+    "DeviceHealth",
     "Event",
     "File",
     "Job",
@@ -23,6 +25,7 @@ __all__ = [
     "Metric",
     "Project",
     "SampleSet",
+    "Turn",
     "Upload",
     "UploadPart",
 ]

@@ -10,13 +10,16 @@ from jobs.db import now
 from jobs.models.base import Base, Json
 from jobs.status import Status
 
+WHOSE_TURN = ("claimable_at", "attempt", "memory_cpu_bytes", "memory_cuda_bytes")
+
 
 class Job(Base):
     """A job as asked for (`spec`), as resolved (`resolved`), and where its life stands."""
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index(None, "status", "priority", "created_at"),
+        # All that says whose turn it is: a long queue is put in order without reading its rows.
+        Index("ix_jobs_queue", "status", "priority", "project_id", "created_at", *WHOSE_TURN, "id"),
         Index(None, "project_id", "created_at"),
     )
 

@@ -17,8 +17,9 @@ from jobs.devices import Device
 from jobs.errors import JobFailure, LeaseLost
 from jobs.models import Job
 from jobs.status import HELD, Phase, Reason, Status
-from jobs.store import answers, events, fitting, jobs
+from jobs.store import answers, events, fitting, jobs, turns
 from jobs.store.clocks import has_come, lease_has_ended, was_not_rung_within
+from jobs.store.turns import Place
 
 RELEASED: dict[str, Any] = {"lease_owner": None, "lease_expires_at": None, "phase": None}
 
@@ -40,19 +41,22 @@ class Requests:
 
 
 def claim(
-    session: Session, *, worker: str, lease_seconds: float, device: Device = fitting.ANY_DEVICE
+    session: Session,
+    *,
+    worker: str,
+    lease_seconds: float,
+    device: Device = fitting.ANY_DEVICE,
+    place: Place | None = None,
 ) -> Claim | None:
-    """Take the next queued job that fits the device: highest priority, then oldest.
+    """Take the queued job that fits the device and whose turn it is: see `turns.in_turn`.
 
     None when nothing can be taken.
     """
+    waiting = select(Job.id).where(
+        Job.status == Status.QUEUED, has_come(Job.claimable_at), fitting.fits(device)
+    )
     candidate = (
-        select(Job.id)
-        .where(Job.status == Status.QUEUED, has_come(Job.claimable_at), fitting.fits(device))
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
+        turns.in_turn(waiting).limit(1).with_for_update(skip_locked=True, of=Job).scalar_subquery()
     )
     statement = (
         update(Job)
@@ -67,13 +71,21 @@ def claim(
             turned_away=None,
             started_at=func.coalesce(Job.started_at, now()),
         )
-        .returning(Job.id, Job.attempt)
+        .returning(Job.id, Job.attempt, Job.project_id)
         .execution_options(synchronize_session=False)
     )
     row = session.execute(statement).first()
     if row is None:
         return None
     claimed = Claim(job_id=row.id, attempt=row.attempt)
+    turns.begin(
+        session,
+        row.id,
+        attempt=row.attempt,
+        project_id=row.project_id,
+        lease_seconds=lease_seconds,
+        place=place,
+    )
     if claimed.attempt == 1:
         events.add(session, claimed.job_id, "Fine-tuning job started")
     else:
@@ -109,6 +121,7 @@ def renew(session: Session, claimed: Claim, *, lease_seconds: float, **values: A
     row = session.execute(statement).first()
     if row is None:
         raise LeaseLost(f"attempt {claimed.attempt} no longer holds {claimed.job_id}")
+    turns.go_on(session, claimed.job_id, attempt=claimed.attempt, lease_seconds=lease_seconds)
     return Requests(
         is_cancel=row.cancel_requested_at is not None,
         is_pause=row.pause_requested_at is not None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, or_
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from jobs.db import now
@@ -17,7 +17,8 @@ def has_come(
     planned: InstrumentedAttribute[float] | InstrumentedAttribute[float | None],
 ) -> ColumnElement[bool]:
     """Whether a planned time is over, or so far away that the clock was set back since."""
-    return or_(planned <= now(), planned > now() + FORESEEABLE_SECONDS)
+    time = select(now()).scalar_subquery()  # asked once, not for each row of a long queue
+    return or_(planned <= time, planned > time + FORESEEABLE_SECONDS)
 
 
 def lease_has_ended() -> ColumnElement[bool]:

@@ -30,8 +30,14 @@ def is_of_its_kind(device: Device) -> Any:
     device may not suit it.
     """
     begun_on = Job.resolved["machine"]["device"].as_string()
-    # "cuda" or "cuda:0": the index is the process's, not the machine's.
-    return or_(begun_on.is_(None), begun_on == device.kind, begun_on.like(f"{device.kind}:%"))
+    # "cuda" or "cuda:0": the index is the process's, not the machine's. Before its first attempt no
+    # job has begun: most of a long queue is known without reading JSON.
+    return or_(
+        Job.attempt == 0,
+        begun_on.is_(None),
+        begun_on == device.kind,
+        begun_on.like(f"{device.kind}:%"),
+    )
 
 
 def is_small_enough(device: Device) -> Any:

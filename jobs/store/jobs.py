@@ -11,7 +11,7 @@ from jobs.db import now
 from jobs.errors import JobNotFound, WrongState
 from jobs.models import Job, JobMetadata
 from jobs.status import HELD, TERMINAL, Reason, Status, sources
-from jobs.store import answers, checkpoints, events
+from jobs.store import answers, checkpoints, events, turns
 from jobs.store.clocks import has_come
 from jobs.store.pages import Page, page
 
@@ -119,6 +119,8 @@ def move(
     )
     if session.scalar(statement) is None:
         return False
+    if target not in HELD:
+        turns.end(session, job_id)
     if target in TERMINAL:
         checkpoints.retire(session, job_id, is_over=True)
     return True

@@ -17,7 +17,7 @@ from jobs.errors import JobFailure, LeaseLost
 from jobs.halving import Halved
 from jobs.models import Job, Json
 from jobs.status import HELD, Reason, Status
-from jobs.store import attempts, events, jobs
+from jobs.store import attempts, devices, events, jobs
 from jobs.store.attempts import Claim
 
 FIRST_SECONDS = 1.0
@@ -37,6 +37,9 @@ def lose(session: Session, claimed: Claim, loss: JobFailure, *, max_losses: int)
     granted = _granted(session, claimed, job, loss)
     if granted is not None:
         return granted
+    if devices.note_loss(session, job.id, job.attempt):
+        _requeue(session, claimed, *_excused(job, loss))
+        return Status.QUEUED
     num_losses, lost = job.num_losses + 1, _told(job, loss)
     lost["num"] = min(lost["num"], num_losses)  # a training state was saved since the others
     for num, which in ((lost["num"], " like this"), (num_losses // MAX_KINDS, "")):
@@ -116,6 +119,14 @@ def _told(job: Job, loss: JobFailure) -> Json:
     before = job.lost or {}
     num = before["num"] + 1 if before.get("evidence") == evidence else 1
     return {"attempt": job.attempt, "evidence": evidence, "num": num, "message": loss.message}
+
+
+def _excused(job: Job, loss: JobFailure) -> tuple[JobFailure, Json]:
+    """A loss that is the device's doing, and as it is kept: not counted."""
+    message = f"{loss.message} Its device has failed a self-test, so that is not counted."
+    excused = JobFailure(loss.reason, message, data=loss.data)
+    told = _told(job, excused)
+    return excused, {**told, "num": told["num"] - 1}
 
 
 def _requeue(session: Session, claimed: Claim, loss: JobFailure, lost: Json, **values: Any) -> None:
