@@ -11,22 +11,19 @@ import json
 import os
 import shutil
 import tarfile
-import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from jobs import scratch
 from jobs.errors import BodyTooLarge, Gone
 
 MANIFEST = "manifest.json"
 # The adapter as it is downloaded, in a checkpoint's folder.
 ADAPTER_ARCHIVE = "adapter.tar"
 CHUNK_BYTES = 1 << 20
-# Whoever writes does not stand still for so long.
-ABANDONED_SECONDS = 6 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -98,8 +95,8 @@ class ArtifactStore:
     ) -> Stored:
         target.parent.mkdir(parents=True, exist_ok=True)
         digest, num_bytes = hashlib.sha256(), 0
-        with self._scratch() as scratch:
-            partial = scratch / "upload"
+        with self._scratch() as aside:
+            partial = aside / "upload"
             with partial.open("wb") as file:
                 for chunk in chunks:
                     num_bytes += len(chunk)
@@ -139,15 +136,15 @@ class ArtifactStore:
         """
         target = self.folder(relative)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with self._scratch() as scratch:
-            folder = scratch / "folder"
+        with self._scratch() as aside:
+            folder = aside / "folder"
             folder.mkdir()
             write(folder)
             _seal(folder)
             if _is_same(target, folder):
                 return target
             if target.exists():
-                target.rename(scratch / "replaced")
+                target.rename(aside / "replaced")
             folder.rename(target)
             _sync(target.parent)
         return target
@@ -166,35 +163,16 @@ class ArtifactStore:
         shutil.rmtree(self.root / "tmp", ignore_errors=True)
 
     def clear_abandoned(self) -> int:
-        """Remove what writers left behind that were killed long ago; how many there were."""
-        before, num_removed = time.time() - ABANDONED_SECONDS, 0
-        for scratch in (self.root / "tmp").glob("*"):
-            if _changed_at(scratch) < before:
-                shutil.rmtree(scratch, ignore_errors=True)
-                num_removed += 1
-        return num_removed
+        """Remove what writers left behind that were killed; how many there were."""
+        return scratch.clear_abandoned(self.root / "tmp")
 
-    @contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        scratch = self.root / "tmp" / uuid.uuid4().hex
-        scratch.mkdir(parents=True)
-        try:
-            yield scratch
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    def _scratch(self) -> AbstractContextManager[Path]:
+        return scratch.scratch(self.root / "tmp")
 
 
 def _chunks(source: BinaryIO) -> Iterator[bytes]:
     while chunk := source.read(CHUNK_BYTES):
         yield chunk
-
-
-def _changed_at(scratch: Path) -> float:
-    """The last change of anything in it; now when it is being removed."""
-    try:
-        return max(path.stat().st_mtime for path in (scratch, *scratch.rglob("*")))
-    except FileNotFoundError:
-        return time.time()
 
 
 def _seal(folder: Path) -> None:
