@@ -20,8 +20,6 @@ ADAPTER_ARCHIVE = "adapter.tar"
 # The adapter's files, in a checkpoint's folder.
 ADAPTER = "adapter"
 CHUNK_BYTES = 1 << 20
-# Whoever writes does not stand still for so long.
-ABANDONED_SECONDS = 6 * 3600.0
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from jobs.artifacts import scratch
+from jobs import scratch
 from jobs.artifacts.base import (
-    ABANDONED_SECONDS,
     ADAPTER,
     Content,
     Damaged,
@@ -41,6 +40,8 @@ class BucketStore:
     def __init__(self, settings: Settings) -> None:
         self.objects = Objects(settings)
         self._scratch = settings.artifacts_cache_dir / "tmp"
+        # No sweeper comes by on a machine that has workers alone.
+        scratch.clear_abandoned(self._scratch)
         self._cache = Cache(
             settings.artifacts_cache_dir / "adapters",
             max_bytes=int(settings.artifacts_cache_gb * 1e9),
@@ -216,15 +217,15 @@ class BucketStore:
 
     def clear_scratch(self) -> None:
         """Meet `ArtifactStore.clear_scratch`, on this machine."""
-        scratch.clear(self._scratch)
+        scratch.clear_abandoned(self._scratch)
 
     def clear_abandoned(self) -> int:
         """Meet `ArtifactStore.clear_abandoned`; the store is asked now and then."""
-        num_removed = scratch.clear(self._scratch)
+        num_removed = scratch.clear_abandoned(self._scratch)
         if time.monotonic() < self._look_at:
             return num_removed
         self._look_at = time.monotonic() + LOOK_SECONDS
-        before = time.time() - ABANDONED_SECONDS
+        before = time.time() - scratch.ABANDONED_SECONDS
         for name, upload_id, begun_at in self.objects.unfinished():
             if begun_at < before:
                 self.objects.abort(name, upload_id)

@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from jobs import scratch
 from jobs.artifacts.base import (
-    ABANDONED_SECONDS,
     ADAPTER,
     CHUNK_BYTES,
     Content,
@@ -82,8 +80,8 @@ class LocalStore:
 
     def _put(self, target: Path, measured: Measured) -> Stored:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with self._scratch() as scratch:
-            partial = scratch / "upload"
+        with self._scratch() as aside:
+            partial = aside / "upload"
             with partial.open("wb") as file:
                 for chunk in measured:
                     file.write(chunk)
@@ -139,15 +137,15 @@ class LocalStore:
         """Meet `ArtifactStore.publish`; the folder at its place."""
         target = self.folder(relative)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with self._scratch() as scratch:
-            folder = scratch / "folder"
+        with self._scratch() as aside:
+            folder = aside / "folder"
             folder.mkdir()
             write(folder)
             seal(folder)
             if _is_same(target, folder):
                 return target
             if target.exists():
-                target.rename(scratch / "replaced")
+                target.rename(aside / "replaced")
             folder.rename(target)
             sync(target.parent)
         return target
@@ -177,12 +175,7 @@ class LocalStore:
 
     def clear_abandoned(self) -> int:
         """Meet `ArtifactStore.clear_abandoned`."""
-        before, num_removed = time.time() - ABANDONED_SECONDS, 0
-        for scratch in (self.root / "tmp").glob("*"):
-            if _changed_at(scratch) < before:
-                shutil.rmtree(scratch, ignore_errors=True)
-                num_removed += 1
-        return num_removed
+        return scratch.clear_abandoned(self.root / "tmp")
 
     def fault(self) -> str | None:
         """Meet `ArtifactStore.fault`: a folder of this machine answers."""
@@ -191,14 +184,8 @@ class LocalStore:
     def close(self) -> None:
         """Meet `ArtifactStore.close`: nothing is held."""
 
-    @contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        scratch = self.root / "tmp" / uuid.uuid4().hex
-        scratch.mkdir(parents=True)
-        try:
-            yield scratch
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    def _scratch(self) -> AbstractContextManager[Path]:
+        return scratch.scratch(self.root / "tmp")
 
 
 def vanished(what: str) -> Gone:
@@ -207,14 +194,6 @@ def vanished(what: str) -> Gone:
         f"The bytes of {what} are no longer in the artifact store; "
         "they were removed outside this service and cannot be served."
     )
-
-
-def _changed_at(scratch: Path) -> float:
-    """The last change of anything in it; now when it is being removed."""
-    try:
-        return max(path.stat().st_mtime for path in (scratch, *scratch.rglob("*")))
-    except FileNotFoundError:
-        return time.time()
 
 
 def _is_same(published: Path, sealed: Path) -> bool:

@@ -88,9 +88,12 @@ class Evaluator:
             return []
         self.progress(done, total)
 
+        def tell() -> None:
+            self.progress(done + grading.num_started, total)
+
         def on_finished(rollout: Rollout) -> None:
             grading.start(rollout)
-            self.progress(done + grading.num_started, total)
+            tell()
 
         with Grading(
             self.grade, prompts, grade_group=grade_group, group_size=num_samples
@@ -106,5 +109,6 @@ class Evaluator:
                 interrupt=self.interrupt,
             )
             grading.start_rest(groups)
-            grading.finish(interrupt=self.interrupt, progress=lambda done, total: None)
+            # All answers are there; who watches still has to hear that this is alive.
+            grading.finish(interrupt=self.interrupt, progress=lambda *_: tell())
             return [[(one, grading.result(one)) for one in group] for group in groups]

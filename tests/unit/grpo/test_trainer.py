@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -183,6 +184,26 @@ def test_progress_tells_each_phase_from_start_to_end() -> None:
         assert counts[-1][0] == counts[-1][1] > 0
     sampling = [done for phase, done, _ in told if phase == "sampling"]
     assert sampling == list(range(9))
+
+
+def test_an_evaluation_tells_that_it_lives_while_it_waits_for_grades() -> None:
+    """A progress clock that hears nothing for too long ends the run."""
+    num_told, release = 0, threading.Event()
+
+    def progress(phase: Phase, done: int, total: int) -> None:
+        nonlocal num_told
+        num_told += 1
+        if num_told == 10:  # more than there are answers
+            release.set()
+
+    trainer = tiny_trainer(hooks=Hooks(progress=progress), **RUN | {"num_held_out": 2})
+    with ThreadPoolExecutor(2) as pool:
+
+        def grade(prompt: Prompt, rollout: Rollout) -> Future[Graded]:
+            return pool.submit(lambda: Graded(float(release.wait(60)), {}, {}, 0.0, ""))
+
+        evaluator = replace(trainer.evaluator, grade=grade)
+        assert evaluator.evaluate(None).rewards == [1.0, 1.0], "nothing was said while it waited"
 
 
 def test_grading_overlaps_sampling_and_a_stop_is_heard_while_it_waits() -> None:

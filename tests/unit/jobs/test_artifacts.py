@@ -122,7 +122,31 @@ class TestPublish:
         store.clear_scratch()
         assert files(store) == []
 
-    def test_only_what_was_left_long_ago_is_abandoned(self, store: LocalStore) -> None:
+    def test_what_a_killed_writer_left_goes_at_the_next_round(self, store: LocalStore) -> None:
+        code = (
+            "import sys\n"
+            "from pathlib import Path\n"
+            "from jobs.artifacts import LocalStore\n"
+            "def write(folder):\n"
+            "    (folder / 'half').write_bytes(b'x')\n"
+            "    print('writing', flush=True)\n"
+            "    sys.stdin.read()\n"
+            "LocalStore(Path(sys.argv[1])).publish('jobs/a/step-1', write)\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(store.root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"writing\n"
+            assert store.clear_abandoned() == 0
+            assert len(files(store)) == 1, "its writer lives"
+            writer.kill()
+        assert store.clear_abandoned() == 1
+        assert files(store) == []
+
+    def test_what_another_machine_left_is_abandoned_once_it_is_old(self, store: LocalStore) -> None:
         old, young, both = (store.root / "tmp" / name / "folder" for name in ("a", "b", "c"))
         for folder in (old, young, both):
             folder.mkdir(parents=True)
