@@ -227,6 +227,9 @@ class Attempt:
     def _conclude(self, loss: JobFailure | None) -> None:
         claimed = self.claimed
         with transaction(self.sessions) as session:
+            attempts.fence(
+                session, claimed, **self._columns()
+            )  # what it said since the last renewal
             if loss is not None:
                 self._lose(session, loss)
             else:
