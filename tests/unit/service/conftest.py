@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import retention
-from jobs.artifacts import ADAPTER_ARCHIVE, LocalStore, pack, size_of
+from jobs.artifacts import ADAPTER_ARCHIVE, ArtifactStore, open_store, pack
 from jobs.db import transaction
 from jobs.graders.sandbox import isolation, pools
 from jobs.settings import get_settings
@@ -79,7 +79,7 @@ class Worker:
     """What a worker does to a job, through the same store functions."""
 
     sessions: sessionmaker[Session]
-    artifacts: LocalStore
+    artifacts: ArtifactStore
 
     def admit(self, job_id: str, **resolved: Any) -> None:
         with transaction(self.sessions) as session:
@@ -123,8 +123,9 @@ class Worker:
             pack(folder / "adapter", folder / ADAPTER_ARCHIVE)
 
         relative = f"jobs/{job_id}/attempt-1/step-{step}"
-        published = self.artifacts.publish(relative, write)
-        archive = (published / ADAPTER_ARCHIVE).read_bytes()
+        self.artifacts.publish(relative, write)
+        content = self.artifacts.content(f"{relative}/{ADAPTER_ARCHIVE}", what="it")
+        archive = b"".join(content.read(0, content.num_bytes))
         with transaction(self.sessions) as session:
             checkpoints.put(
                 session,
@@ -134,7 +135,7 @@ class Worker:
                 folder=relative,
                 archive_sha256=hashlib.sha256(archive).hexdigest(),
                 archive_bytes=len(archive),
-                kept_bytes=size_of(published) - len(b"moments"),
+                kept_bytes=self.artifacts.size(relative) - len(b"moments"),
                 state_bytes=len(b"moments"),
                 metrics={"valid_reward_mean": reward, "full_valid_mean_reward": reward},
             )
@@ -142,8 +143,10 @@ class Worker:
 
 
 @pytest.fixture
-def worker(sessions: sessionmaker[Session], settings: ServiceSettings) -> Worker:
-    return Worker(sessions, LocalStore(settings.artifacts_dir))
+def worker(sessions: sessionmaker[Session], settings: ServiceSettings) -> Iterator[Worker]:
+    worker = Worker(sessions, open_store(settings))
+    yield worker
+    worker.artifacts.close()
 
 
 @pytest.fixture
