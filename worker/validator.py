@@ -48,7 +48,7 @@ class Validator:
         self.is_stopping = is_stopping
 
     def validate_all(self) -> None:
-        """Take waiting jobs, oldest first, until there is none or the worker shuts down."""
+        """Take waiting jobs, in turn, until there is none or the worker shuts down."""
         while not self.is_stopping():
             with transaction(self.sessions) as session:
                 claimed = validation.claim(

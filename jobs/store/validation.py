@@ -12,7 +12,7 @@ from jobs.db import now
 from jobs.errors import JobFailure
 from jobs.models import Job
 from jobs.status import Status
-from jobs.store import events, jobs
+from jobs.store import events, jobs, turns
 from jobs.store.attempts import RELEASED
 from jobs.store.clocks import lease_has_ended
 
@@ -27,21 +27,14 @@ class Waiting:
 
 
 def claim(session: Session, *, worker: str, lease_seconds: float) -> Waiting | None:
-    """Take the oldest job whose files wait for validation.
+    """Take the job whose files wait for validation and whose turn it is: see `turns.in_turn`.
 
     A second validator would do no harm (its result moves the job only once); the lease only saves
     the work.
     """
+    waiting = select(Job.id).where(Job.status == Status.VALIDATING_FILES, lease_has_ended())
     candidate = (
-        select(Job.id)
-        .where(
-            Job.status == Status.VALIDATING_FILES,
-            lease_has_ended(),
-        )
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
+        turns.in_turn(waiting).limit(1).with_for_update(skip_locked=True, of=Job).scalar_subquery()
     )
     statement = (
         update(Job)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class GraderType(BaseModel):
@@ -38,6 +38,30 @@ class PythonGraders(BaseModel):
     """Of the optional packages, those that graders can import here."""
 
 
+class DeviceObject(BaseModel):
+    """A device that a worker has offered within a day."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    worker: str
+    slot: int
+    """Which of its worker's devices it is, from 0."""
+    kind: str
+    """`cpu` or `cuda`."""
+    memory_bytes: int | None
+    status: Literal["healthy", "unhealthy"]
+    """An `unhealthy` one has failed its self-test and takes no job."""
+    reason: str | None
+    """What is wrong with an unhealthy one."""
+    evidence: dict[str, JsonValue] | None
+    """All that its last self-test found; null for one that nothing gave a reason to test."""
+    tested_at: int | None
+    next_test_at: int | None
+    """When an unhealthy one is tested again; it takes jobs once it passes."""
+
+
 class Capabilities(BaseModel):
     graders: list[GraderType]
     python_graders: PythonGraders
+    devices: list[DeviceObject]
+    """The workers' devices, unhealthy ones first."""

@@ -31,15 +31,14 @@ def make_job(sessions: sessionmaker[Session], project_id: str) -> MakeJob:
     """A job's id: queued, or still in validation."""
 
     def make(*, is_queued: bool = True, **values: object) -> str:
-        job = Job(
-            id=ids.new_id(ids.JOB),
-            project_id=project_id,
-            spec=SPEC,
-            model="honed/starter",
-            training_file="file-a",
-            seed=1,
-            **values,
-        )
+        usual = {
+            "project_id": project_id,
+            "spec": SPEC,
+            "model": "honed/starter",
+            "training_file": "file-a",
+            "seed": 1,
+        }
+        job = Job(id=ids.new_id(ids.JOB), **(usual | values))
         with transaction(sessions) as session:
             jobs.add(session, job)
             if is_queued:

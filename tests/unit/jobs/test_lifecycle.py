@@ -1,5 +1,6 @@
 """Any interleaving of clients, workers, zombies and sweepers: what a job's row may never show."""
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,15 +18,17 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from turn_model import TurnModel
 
 from jobs.db import transaction
 from jobs.errors import LeaseLost, WrongState
-from jobs.models import Job
+from jobs.models import Job, Turn
 from jobs.status import HELD, TERMINAL, TRANSITIONS, Phase, Status
-from jobs.store import attempts, events, jobs, losses, metrics, validation
+from jobs.store import attempts, events, jobs, losses, metrics, projects, validation
 from jobs.store.attempts import Claim
 
-MAX_JOBS = 3
+MAX_JOBS = 4
+NUM_PROJECTS = 2
 MAX_LOSSES = 3
 LONG_AGO = 1.0
 ENDS = (
@@ -42,6 +45,7 @@ class Known:
     """What has been seen of a job, to hold what comes next against."""
 
     status: Status
+    project_id: str
     attempt: int = 0
     held: Claim | None = None
     """The only claim whose writes may count."""
@@ -54,19 +58,33 @@ class Lifecycle(RuleBasedStateMachine):
     job_ids = Bundle("job_ids")
     claims = Bundle("claims")
 
-    def __init__(self, sessions: Sessions, make_job: MakeJob, project_id: str) -> None:
+    def __init__(self, sessions: Sessions, make_job: MakeJob) -> None:
         super().__init__()
         self.sessions = sessions
         self.make_job = make_job
-        self.project_id = project_id
         self.known: dict[str, Known] = {}
+        self.turns = TurnModel(sessions)
+        with transaction(sessions) as session:
+            names = [uuid.uuid4().hex for _ in range(NUM_PROJECTS)]
+            self.project_ids = [projects.ensure_project(session, name).id for name in names]
 
     @precondition(lambda self: len(self.known) < MAX_JOBS)
-    @rule(target=job_ids, is_queued=st.booleans())
-    def post(self, is_queued: bool) -> str:
-        job_id = self.make_job(is_queued=is_queued)
-        self.known[job_id] = Known(Status.QUEUED if is_queued else Status.VALIDATING_FILES)
+    @rule(
+        target=job_ids,
+        is_queued=st.booleans(),
+        project=st.integers(0, NUM_PROJECTS - 1),
+        priority=st.sampled_from([0, 0, 1]),
+    )
+    def post(self, is_queued: bool, project: int, priority: int) -> str:
+        project_id = self.project_ids[project]
+        job_id = self.make_job(is_queued=is_queued, project_id=project_id, priority=priority)
+        status = Status.QUEUED if is_queued else Status.VALIDATING_FILES
+        self.known[job_id] = Known(status, project_id)
         return job_id
+
+    @rule(hours=st.integers(1, 12))
+    def hours_pass(self, hours: int) -> None:
+        self.turns.pass_hours(hours)
 
     @rule(job_id=job_ids)
     def validate(self, job_id: str) -> None:
@@ -79,12 +97,15 @@ class Lifecycle(RuleBasedStateMachine):
         waiting = [i for i, known in self.known.items() if known.status is Status.QUEUED]
         for job_id in waiting:
             set_columns(self.sessions, job_id, claimable_at=LONG_AGO)  # its backoff is over
+        rows = [row(self.sessions, job_id) for job_id in waiting]
         held = claim(self.sessions)
         assert (held is not None) == bool(waiting)
         if held is not None:
+            assert held.job_id in self.turns.nexts(rows)
             known = self.known[held.job_id]
             assert held.attempt == known.attempt + 1
             known.held = held
+            self.turns.begin(held, known.project_id)
         return held
 
     @rule(job_id=job_ids, wish=st.sampled_from([jobs.cancel, jobs.pause, jobs.resume]))
@@ -92,7 +113,7 @@ class Lifecycle(RuleBasedStateMachine):
         before = row(self.sessions, job_id)
         try:
             with transaction(self.sessions) as session:
-                wish(session, self.project_id, job_id)
+                wish(session, self.known[job_id].project_id, job_id)
         except WrongState:
             assert row(self.sessions, job_id).event_seq == before.event_seq
 
@@ -166,8 +187,10 @@ class Lifecycle(RuleBasedStateMachine):
             assert (job.finished_at is not None) == (status in TERMINAL)
             assert job.attempt == (known.held.attempt if known.held else known.attempt)
             known.status, known.attempt = status, job.attempt
-            if status not in HELD:
+            if status not in HELD and known.held is not None:
+                self.turns.end(known.held)
                 known.held = None
+        self.turns.check(self.project_ids)
 
     def teardown(self) -> None:
         """Nothing written was lost or doubled; then the jobs get out of the next run's way."""
@@ -181,6 +204,9 @@ class Lifecycle(RuleBasedStateMachine):
             assert [event.seq for event in page.rows] == list(range(1, len(page.rows) + 1))
             num_ends = sum(event.message.startswith(ENDS) for event in page.rows)
             assert num_ends == (known.status in TERMINAL)
+            with self.sessions() as session:
+                turns = session.scalars(select(Turn.attempt).where(Turn.job_id == job_id))
+                assert sorted(turns) == list(range(1, known.attempt + 1))
             set_columns(self.sessions, job_id, status=Status.CANCELLED, lease_owner=None)
 
     def _write(self, held: Claim | None, write: Callable[[Session, Claim], object]) -> bool:
@@ -211,11 +237,9 @@ def _leads_to(source: Status, target: Status) -> bool:
     return target in nexts or any(target in TRANSITIONS.get(state, ()) for state in nexts)
 
 
-def explore(
-    sessions: Sessions, make_job: MakeJob, project_id: str, *, num_runs: int, num_steps: int
-) -> None:
+def explore(sessions: Sessions, make_job: MakeJob, *, num_runs: int, num_steps: int) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: Lifecycle(sessions, make_job, project_id),
+        lambda: Lifecycle(sessions, make_job),
         settings=settings(
             max_examples=num_runs,
             stateful_step_count=num_steps,
@@ -226,15 +250,11 @@ def explore(
 
 
 @pytest.mark.on_both_databases
-def test_no_interleaving_breaks_a_job(
-    sessions: Sessions, make_job: MakeJob, project_id: str
-) -> None:
-    explore(sessions, make_job, project_id, num_runs=40, num_steps=30)
+def test_no_interleaving_breaks_a_job(sessions: Sessions, make_job: MakeJob) -> None:
+    explore(sessions, make_job, num_runs=40, num_steps=30)
 
 
 @pytest.mark.slow
 @pytest.mark.on_both_databases
-def test_no_interleaving_of_many_breaks_a_job(
-    sessions: Sessions, make_job: MakeJob, project_id: str
-) -> None:
-    explore(sessions, make_job, project_id, num_runs=100, num_steps=50)
+def test_no_interleaving_of_many_breaks_a_job(sessions: Sessions, make_job: MakeJob) -> None:
+    explore(sessions, make_job, num_runs=100, num_steps=50)
