@@ -99,6 +99,8 @@ class Validator:
             if code < 0:
                 return None  # killed: the lease runs out and it is tried again
             return f"Validation {describe_exit(code)}: {said[-1]}"
+        with transaction(self.sessions) as session:
+            validation.release(session, job_id, worker=self.worker)
         return None
 
     def _renew(self, job_id: str) -> bool:

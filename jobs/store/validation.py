@@ -70,6 +70,17 @@ def renew(session: Session, job_id: str, *, worker: str, lease_seconds: float) -
     return session.scalar(statement) is not None
 
 
+def release(session: Session, job_id: str, *, worker: str) -> None:
+    """Give a job back whose validator was told to stop: for another it is as if this never was."""
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, Job.status == Status.VALIDATING_FILES, Job.lease_owner == worker)
+        .values(**RELEASED, num_losses=Job.num_losses - 1, rung_at=None)
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(statement)
+
+
 def admit(session: Session, job_id: str, **values: Any) -> bool:
     """Files are valid: the job joins the queue. False when it was cancelled meanwhile."""
     admitted = jobs.move(
