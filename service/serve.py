@@ -7,6 +7,7 @@ import sys
 
 import uvicorn
 
+from jobs.ending import end_on_term
 from jobs.errors import NoIsolation
 from jobs.graders.sandbox.isolation import isolation
 from service.app import create_app
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 def main() -> int:
     """Serve until a signal; 1 when the database or the address forbids it."""
+    end_on_term()
     configure()
     settings = ServiceSettings()
     fault = schema_fault(settings) or address_fault(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -14,6 +15,9 @@ from worker.grpo.resident import peak_resident_bytes
 from worker.process_tie import die_with_parent
 
 SAY_SECONDS = 0.5
+
+# From SIGTERM to the end, for a state that takes long to write too.
+GRACE_SECONDS = 30
 
 
 class Control:
@@ -27,6 +31,7 @@ class Control:
         self._said_at = 0.0
         self._phase = ""
         die_with_parent()
+        signal.signal(signal.SIGTERM, self._release)
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -34,6 +39,11 @@ class Control:
             self.request = line.strip()
         # The supervisor is gone, and with it the lease: nothing this process does counts any more.
         os._exit(1)
+
+    def _release(self, number: int, frame: object) -> None:
+        """Whoever ends this process alone gets what the worker would: its state is saved first."""
+        self.request = self.request or "release"
+        signal.alarm(GRACE_SECONDS)  # which ends it, whatever it is doing
 
     def interrupt(self) -> None:
         """Raise Interrupted when the attempt was asked to stop."""

@@ -19,6 +19,7 @@ import uvicorn
 from jobs.artifacts import open_store
 from jobs.db import connect, session_factory
 from jobs.devices import Device
+from jobs.ending import end_on_term
 from jobs.request_id import LOG_FORMAT, with_request_id
 from jobs.serving import Address, write_address
 from jobs.settings import Settings
@@ -35,6 +36,7 @@ NICENESS = 10
 
 def main() -> int:
     """Serve until a signal; 1 with a sentence when the address cannot be used."""
+    end_on_term()
     _configure_log()
     settings = Settings()
     try:

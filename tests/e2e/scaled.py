@@ -103,10 +103,18 @@ class Scaled(User):
         self.running.pop(name).wait()
 
     def stop(self, name: str) -> None:
-        """SIGTERM, to its main process alone; it ends by itself."""
+        """SIGTERM, to its main process alone; it ends by itself and leaves nobody."""
+        processes = self.processes(name)
         process = self.running.pop(name)
         process.terminate()
-        process.wait(40)
+        assert process.wait(40) == 0, f"{name} did not end in order"
+        _, alive = psutil.wait_procs(processes, timeout=10)
+        assert alive == [], "left behind after SIGTERM"
+
+    def replace(self, name: str, module: str) -> None:
+        """An update of a part: the old one ends, a new one starts."""
+        self.stop(name)
+        self.start(name, module)
 
     def stop_group(self, name: str) -> None:
         """SIGTERM to each process of a part; all end within the 60 s that compose gives them."""
