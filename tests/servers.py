@@ -167,6 +167,12 @@ def own_redis() -> Redis | None:
     return Redis(found) if found and shutil.which("setpriv") else None
 
 
+def has_own_servers() -> bool:
+    """Whether both can be made here."""
+    names = ("initdb", "redis-server", "setpriv")
+    return all(shutil.which(name, path=_postgresql_path()) for name in names)
+
+
 def running_postgresql() -> str | None:
     """The URL of a PostgreSQL on the standard port in which databases may be made."""
     for user in (os.environ.get("PGUSER"), getpass.getuser(), "postgres"):
