@@ -63,8 +63,9 @@ def broken_by_processes(topology: Topology) -> Iterator[str]:
         with contextlib.suppress(Exception):
             yield f"left running: {process.pid} {' '.join(process.cmdline()[-3:])}"
             process.kill()
-    for path in temporary_folder(topology.folder).iterdir():
-        yield f"left behind: {path.name} in the folder for temporary files"
+    for folder in (temporary_folder(topology.folder), topology.folder / "run" / "tmp"):
+        for path in folder.glob("*"):
+            yield f"left behind: {path.name} in the folder for temporary files"
     for lock in (topology.folder / "run" / "slots").rglob("*"):
         if lock.is_file():
             with lock.open() as file:
