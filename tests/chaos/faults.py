@@ -12,6 +12,7 @@ import psutil
 from customer import Customer
 from moments import standing
 from topology import LEASE_SECONDS, PROGRESS_SECONDS, Topology
+from waiting import wait_for
 
 
 @dataclass
@@ -42,7 +43,8 @@ class Target:
         with contextlib.suppress(psutil.NoSuchProcess):
             if holder is not None and (parent := holder.parent()) is not None:
                 return parent
-        return self.random.choice(self.topology.workers())
+        running = wait_for(self.topology.workers, seconds=60, what="a worker to run")
+        return self.random.choice(running)
 
 
 START_SECONDS = 10.0
@@ -54,6 +56,12 @@ def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
+
+
+def with_descendants(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [process, *process.children(recursive=True)]
+    return [process]
 
 
 def kill_trainer(target: Target) -> None:
@@ -123,12 +131,14 @@ def kill_everything(target: Target) -> None:
 def terminate_worker(target: Target) -> None:
     """Within a minute it has saved the job's state, given its lease back, and ended with all."""
     worker, attempt = target.worker(), standing(target.topology, target.job_id).attempt
-    ending = [worker, *worker.children(recursive=True)]
+    ending, held_by = with_descendants(worker), target.topology.holder(target.job_id)
     send([worker], signal.SIGTERM)
     _, alive = psutil.wait_procs(ending, timeout=60)
     assert not alive, "the worker did not end within a minute of SIGTERM"
-    holder = target.topology.holder(target.job_id)
-    assert holder not in ending, "the worker ended and kept its lease"
+    owner = target.topology.lease_owner(target.job_id)
+    assert owner not in [process.pid for process in ending], "it ended and kept its lease"
+    if held_by not in ending:
+        return
     (row,) = target.topology.rows(
         "SELECT (SELECT max(step) FROM metrics WHERE job_id = :id AND attempt = :attempt) AS made,"
         " (SELECT max(step) FROM checkpoints WHERE job_id = :id) AS saved",
@@ -140,8 +150,7 @@ def terminate_worker(target: Target) -> None:
 
 def suspend_worker(target: Target) -> None:
     """A worker that stands still past its lease, with all it runs, and comes back."""
-    worker = target.worker()
-    _suspend([worker, *worker.children(recursive=True)], LEASE_SECONDS + 2)
+    _suspend(with_descendants(target.worker()), LEASE_SECONDS + 2)
 
 
 def suspend_supervisor(target: Target) -> None:

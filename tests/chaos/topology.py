@@ -94,13 +94,16 @@ class Topology(ABC):
         return [process for process in self.processes("worker") if process.pid not in mains]
 
     def holder(self, job_id: str) -> psutil.Process | None:
-        """The pool process that holds a job's lease."""
-        (row,) = self.rows("SELECT lease_owner FROM jobs WHERE id = :id", id=job_id)
-        if row.lease_owner is None:
-            return None
+        """The pool process that holds a job's lease, if it runs."""
+        pid = self.lease_owner(job_id)
         with contextlib.suppress(psutil.NoSuchProcess):
-            return psutil.Process(int(row.lease_owner.split(":")[1]))
+            return None if pid is None else psutil.Process(pid)
         return None
+
+    def lease_owner(self, job_id: str) -> int | None:
+        """The process id under which a job's lease is held."""
+        (row,) = self.rows("SELECT lease_owner FROM jobs WHERE id = :id", id=job_id)
+        return int(row.lease_owner.split(":")[1]) if row.lease_owner else None
 
     def rows(self, query: str, **values: Any) -> list[Any]:
         """What the database says, as soon as it answers."""
