@@ -51,12 +51,15 @@ class Server:
         self.command = command
         self.folder = folder
         self.answers = answers
+        self.environ: dict[str, str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(self.command, stdout=log, stderr=log, cwd="/")
+            self._process = subprocess.Popen(
+                self.command, stdout=log, stderr=log, cwd="/", env=self.environ
+            )
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -144,6 +147,14 @@ class Redis(Server):
         with _redis().Redis(port=self.port) as client:
             client.flushall()
 
+    def reorder(self, key: str, shuffle: Callable[[list[bytes]], None]) -> None:
+        """Put the messages of a list in another order."""
+        with _redis().Redis(port=self.port) as client, client.pipeline() as pipe:
+            waiting, _ = pipe.lrange(key, 0, -1).delete(key).execute()
+            shuffle(waiting)
+            if waiting:
+                client.rpush(key, *waiting)
+
     def _answers(self) -> bool:
         try:
             with _redis().Redis(port=self.port) as client:
@@ -197,6 +208,12 @@ def own_redis() -> Redis | None:
     """A new server; None where its binary is not installed."""
     found = shutil.which("redis-server")
     return Redis(found) if found and shutil.which("setpriv") else None
+
+
+def has_own_servers() -> bool:
+    """Whether both can be made here."""
+    names = ("initdb", "redis-server", "setpriv")
+    return all(shutil.which(name, path=_postgresql_path()) for name in names)
 
 
 def running_postgresql() -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 
+from jobs import scratch
 from jobs.db import await_database, connect, session_factory, transaction
 from jobs.devices import DevicesUnknown, num_slots
 from jobs.doorbell import QUEUE
@@ -24,23 +26,32 @@ def main() -> int:
         sys.stderr.write(f"{fault}\n")
         return 1
     keep_spare()  # before the pool's processes, which inherit the way to it
-    # A slot's process is busy for as long as a job runs; the extra one validates new jobs' files.
+    # What its pool of processes needs a folder for stays behind where this one is killed.
+    left = get_settings().run_dir / "tmp"
+    scratch.clear_abandoned(left)
     try:
-        app.worker_main(
-            [
-                "worker",
-                "--pool=prefork",
-                f"--concurrency={slots + 1}",
-                f"--queues={QUEUE}",
-                "--loglevel=info",
-                "--without-gossip",
-                "--without-mingle",
-                "--without-heartbeat",
-            ]
-        )
+        with scratch.scratch(left) as folder:
+            tempfile.tempdir = str(folder)
+            _work(slots)
     finally:
         end_spare()
     return 0
+
+
+def _work(slots: int) -> None:
+    # A slot's process is busy for as long as a job runs; the extra one validates new jobs' files.
+    app.worker_main(
+        [
+            "worker",
+            "--pool=prefork",
+            f"--concurrency={slots + 1}",
+            f"--queues={QUEUE}",
+            "--loglevel=info",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+        ]
+    )
 
 
 def _check_in() -> None:

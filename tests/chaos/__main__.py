@@ -17,7 +17,8 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "e2e")]
 
 from campaign import Campaign  # noqa: E402 - the tests' folders are no packages
-from outages import Clock, Disk, faults_of  # noqa: E402
+from damage import Disk, built_clock  # noqa: E402
+from deck import faults_of  # noqa: E402
 from topology import TOPOLOGIES, prepare  # noqa: E402
 
 
@@ -36,17 +37,17 @@ def main() -> int:
     def say(sentence: str) -> None:
         print(f"{time.monotonic() - started:7.1f}  {sentence}", flush=True)
 
-    clock = Clock(root)
-    has_clock = clock.build()
-    if not has_clock:
-        say("left out: jump_clock, which needs a C compiler (cc)")
-    prepare(folder, clock.environ() if has_clock else {})
+    root.chmod(0o711)  # PostgreSQL has a user of its own, and maps its clock
+    clock = built_clock(root)
+    if not clock:
+        say("left out: faults of the clock, which need a C compiler (cc)")
+    prepare(folder, clock)
     topology = TOPOLOGIES[arguments.topology](folder)
-    disk = Disk(topology)
-    has_disk = disk.mount()
+    disks = [Disk(one, megabytes=size) for one, size in topology.disks.items()]
+    has_disk = all(disk.mount() for disk in disks)
     if not has_disk:
-        say("left out: fill_disk, which needs the right to mount a file system")
-    faults = faults_of(type(topology), has_disk=has_disk, has_clock=has_clock)
+        say("left out: full disks, which need the right to mount a file system")
+    faults = faults_of(type(topology), has_disk=has_disk, has_clock=bool(clock))
     wanted = set(filter(None, arguments.only.split(",")))
     campaign = Campaign(topology, arguments.seed, say)
     say(f"{topology.name}, seed {arguments.seed}, in {root}")
@@ -55,14 +56,22 @@ def main() -> int:
             [one for one in faults if not wanted or one.__name__ in wanted], arguments.faults
         )
     finally:
-        if has_disk:
+        if campaign.violations or arguments.keep:
+            _keep_logs(folder, root / "kept")
+        for disk in reversed(disks):
             disk.unmount()
         if not arguments.keep and not campaign.violations:
             shutil.rmtree(root, ignore_errors=True)
-    if campaign.violations:
-        say(f"the stack's logs are kept: {root}")
+    if campaign.violations or arguments.keep:
+        say(f"the stack's database and logs are kept: {root}")
     print(json.dumps({**campaign.summary(), "seconds": round(time.monotonic() - started)}))
     return 1 if campaign.violations else 0
+
+
+def _keep_logs(folder: Path, kept: Path) -> None:
+    """Beside the file systems that go: database and logs, without the bytes of adapters."""
+    ignored = shutil.ignore_patterns("artifacts", "broker", "run")
+    shutil.copytree(folder, kept, ignore=ignored, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -3,50 +3,20 @@
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 import invariants
+import leftovers
 from customer import STEPS, Customer
+from deck import Strike, planned
 from faults import Fault, Target
-from moments import ORDER, Standing, await_moment, standing
+from moments import Standing, await_moment, standing
 from topology import Topology
 
 RECOVERY_SECONDS = 150.0
-MAX_FAULTS_A_JOB = 4
-
-# Before these there is nothing that they could strike.
-EARLIEST = {
-    "kill_trainer": "claimed",
-    "hang_trainer": "claimed",
-    "exhaust_memory": "claimed",
-    "cancel_while_worker_dies": "claimed",
-    "corrupt_checkpoint": "stepping",
-    "fill_disk": "stepping",
-}
-
-
-@dataclass
-class Strike:
-    fault: Fault
-    moment: str
-
-
-def planned(faults: list[Fault], count: int, random: Random) -> Iterator[list[Strike]]:
-    """What each job suffers. Every kind comes once before any comes again."""
-    deck: list[Fault] = []
-    while count:
-        strikes = []
-        for _ in range(min(count, random.randint(1, MAX_FAULTS_A_JOB))):
-            if not deck:
-                deck = random.sample(faults, len(faults))
-            fault = deck.pop()
-            earliest = ORDER.index(EARLIEST.get(fault.__name__, ORDER[0]))
-            strikes.append(Strike(fault, random.choice(ORDER[earliest:])))
-        count -= len(strikes)
-        yield sorted(strikes, key=lambda strike: ORDER.index(strike.moment))
 
 
 @dataclass
@@ -59,6 +29,8 @@ class Campaign:
     faults: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
+    ends: dict[str, str] = field(default_factory=dict)
+    """How each struck job had ended when it did."""
     num_jobs: int = 0
     num_survived: int = 0
 
@@ -83,9 +55,7 @@ class Campaign:
 
     def _job(self, strikes: list[Strike], random: Random) -> list[Strike]:
         """One job from its POST to its end; the strikes that it ended before."""
-        target = Target(
-            self.topology, self.customer.create_job(), random, cancel=self.customer.cancel
-        )
+        target = Target(self.topology, self.customer.create_job(), random, customer=self.customer)
         self.num_jobs += 1
         done = []
         for strike in strikes:
@@ -94,7 +64,7 @@ class Campaign:
             done.append(strike)
             if not self._strike(strike, target):
                 break
-        self._judge(target, ", ".join(f"{one.fault.__name__} ({one.moment})" for one in done))
+        self._judge(target, ", ".join(f"{one.name} ({one.moment})" for one in done))
         return strikes[len(done) :]
 
     def _judge(self, target: Target, suffered: str) -> None:
@@ -103,12 +73,14 @@ class Campaign:
             self._violation(f"{job_id} after {suffered}: it does not end")
             self.customer.cancel(job_id)
             return
+        self.ends[job_id] = standing(self.topology, job_id).status
         found = [
             *invariants.broken_by_job(
                 self.topology,
                 job_id,
                 expected_sha256=self.expected,
                 excused=target.excused,
+                damaged=target.damaged,
                 is_cancelled=job_id in self.customer.ledger.cancelled,
             )
         ]
@@ -118,7 +90,7 @@ class Campaign:
 
     def _strike(self, strike: Strike, target: Target) -> bool:
         """Whether the job went on after it."""
-        name = strike.fault.__name__
+        name = strike.name
         status = await_moment(
             strike.moment,
             self.topology,
@@ -169,9 +141,11 @@ class Campaign:
         self.customer.stop()
         for job_id in self.customer.ledger.jobs:
             self._await_end(job_id)
-        for sentence in invariants.broken_by_service(self.topology, self.customer.ledger):
+        for sentence in invariants.broken_by_service(
+            self.topology, self.customer.ledger, self.ends
+        ):
             self._violation(sentence)
-        for sentence in invariants.broken_by_leftovers(self.topology):
+        for sentence in leftovers.broken_by_leftovers(self.topology):
             self._violation(sentence)
 
     def _stop(self) -> None:
@@ -179,7 +153,7 @@ class Campaign:
             self.topology.stop()
         except Exception as error:
             self._violation(f"the stack did not stop in order: {error!r}")
-        for sentence in invariants.broken_by_processes(self.topology):
+        for sentence in leftovers.broken_by_processes(self.topology):
             self._violation(sentence)
 
     def _violation(self, sentence: str) -> None:
@@ -193,7 +167,8 @@ class Campaign:
             "num_faults": sum(self.faults.values()),
             "jobs": self.num_jobs,
             "survived": self.num_survived,
-            "violations": self.violations,
+            "violations": len(self.violations),
+            "violated": self.violations,
             "recovery_seconds": {
                 "median": round(statistics.median(recoveries), 1),
                 "worst": round(max(recoveries), 1),

@@ -28,6 +28,8 @@ class Ledger:
     """Ids with the sha256 of what was sent."""
     jobs: list[str] = field(default_factory=list)
     cancelled: set[str] = field(default_factory=set)
+    doomed: dict[str, str] = field(default_factory=dict)
+    """Jobs that must fail, with the code of their error."""
     faults: list[str] = field(default_factory=list)
     """Answers that nobody should get."""
 
@@ -61,11 +63,28 @@ class Customer:
         self.ledger.files[file_id] = hashlib.sha256(content).hexdigest()
         return file_id
 
-    def create_job(self, *, steps: int = STEPS) -> str:
+    def run_grader(self, grader: dict[str, Any]) -> dict[str, bool]:
+        """What went wrong with it, flag by flag."""
+        body = {"grader": grader, "model_sample": "5", "item": {}}
+
+        def send(headers: dict[str, str]) -> Any:
+            path = "/fine_tuning/alpha/graders/run"
+            return self.client.post(path, cast_to=object, body=body, options={"headers": headers})
+
+        flags: dict[str, bool] = self.insist("a grader's run", send)["metadata"]["errors"]
+        return flags
+
+    def create_job(
+        self,
+        *,
+        steps: int = STEPS,
+        grader: dict[str, Any] = GRADER,
+        fails_as: str | None = None,
+    ) -> str:
         hyperparameters = {
             "max_steps": steps,
             "max_completion_tokens": 16,
-            "eval_samples": 32,
+            "eval_samples": 32 if fails_as is None else 4,
             "eval_interval": 3 * CHECKPOINT_EVERY,
             "checkpoint_interval": CHECKPOINT_EVERY,
         }
@@ -78,13 +97,15 @@ class Customer:
                 seed=11,
                 method={
                     "type": "reinforcement",
-                    "reinforcement": {"grader": GRADER, "hyperparameters": hyperparameters},
+                    "reinforcement": {"grader": grader, "hyperparameters": hyperparameters},
                 },
                 extra_headers=headers,
             ).id
 
         job_id = self.insist("a new job", send)
         self.ledger.jobs.append(job_id)
+        if fails_as is not None:
+            self.ledger.doomed[job_id] = fails_as
         return job_id
 
     def cancel(self, job_id: str) -> None:

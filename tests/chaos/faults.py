@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from random import Random
 
 import psutil
+from customer import Customer
 from moments import standing
 from topology import LEASE_SECONDS, PROGRESS_SECONDS, Topology
+from waiting import wait_for
 
 
 @dataclass
@@ -20,10 +22,12 @@ class Target:
     topology: Topology
     job_id: str
     random: Random
-    cancel: Callable[[str], None]
-    """Cancels a job as its owner does, until that is acknowledged."""
+    customer: Customer
+    """Who made the job, and insists until what is asked for is acknowledged."""
     excused: set[str] = field(default_factory=set)
     """Of a job: what may follow from what was done to it, and else would be a violation."""
+    damaged: dict[str, int] = field(default_factory=dict)
+    """Checkpoints whose bytes were harmed, and the attempt that this ended."""
 
     def trainers(self) -> list[psutil.Process]:
         """Those that run; one that is being started is waited for."""
@@ -32,6 +36,15 @@ class Target:
             if time.monotonic() > deadline or standing(self.topology, self.job_id).is_over:
                 break
         return found
+
+    def worker(self) -> psutil.Process:
+        """The main process of the Celery worker that holds the job, or of any."""
+        holder = self.topology.holder(self.job_id)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if holder is not None and (parent := holder.parent()) is not None:
+                return parent
+        running = wait_for(self.topology.workers, seconds=60, what="a worker to run")
+        return self.random.choice(running)
 
 
 START_SECONDS = 10.0
@@ -45,6 +58,12 @@ def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
             process.send_signal(number)
 
 
+def with_descendants(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [process, *process.children(recursive=True)]
+    return [process]
+
+
 def kill_trainer(target: Target) -> None:
     send(target.trainers(), signal.SIGKILL)
 
@@ -55,7 +74,7 @@ def kill_pool_process(target: Target) -> None:
 
 
 def kill_celery_parent(target: Target) -> None:
-    send(target.topology.workers()[:1], signal.SIGKILL)
+    send([target.worker()], signal.SIGKILL)
 
 
 def kill_spare(target: Target) -> None:
@@ -99,7 +118,7 @@ def answered(target: Target) -> None:
 def cancel_while_worker_dies(target: Target) -> None:
     """Nobody is left to hear the cancel but the sweeper."""
     kill_pool_process(target)
-    target.cancel(target.job_id)
+    target.customer.cancel(target.job_id)
 
 
 def kill_everything(target: Target) -> None:
@@ -110,21 +129,28 @@ def kill_everything(target: Target) -> None:
 
 
 def terminate_worker(target: Target) -> None:
-    """It has ended with all it runs when this is over."""
-    (worker, *_) = target.topology.workers()
-    ending = [worker, *worker.children(recursive=True)]
+    """Within a minute it has saved the job's state, given its lease back, and ended with all."""
+    worker, attempt = target.worker(), standing(target.topology, target.job_id).attempt
+    ending, held_by = with_descendants(worker), target.topology.holder(target.job_id)
     send([worker], signal.SIGTERM)
     _, alive = psutil.wait_procs(ending, timeout=60)
     assert not alive, "the worker did not end within a minute of SIGTERM"
+    owner = target.topology.lease_owner(target.job_id)
+    assert owner not in [process.pid for process in ending], "it ended and kept its lease"
+    if held_by not in ending:
+        return
+    (row,) = target.topology.rows(
+        "SELECT (SELECT max(step) FROM metrics WHERE job_id = :id AND attempt = :attempt) AS made,"
+        " (SELECT max(step) FROM checkpoints WHERE job_id = :id) AS saved",
+        id=target.job_id,
+        attempt=attempt,
+    )
+    assert (row.saved or 0) >= (row.made or 0), f"step {row.made} was made, {row.saved} saved"
 
 
 def suspend_worker(target: Target) -> None:
     """A worker that stands still past its lease, with all it runs, and comes back."""
-    (worker, *_) = target.topology.workers()
-    holder = target.topology.holder(target.job_id)
-    if holder is not None:
-        worker = holder.parent() or worker
-    _suspend([worker, *worker.children(recursive=True)], LEASE_SECONDS + 2)
+    _suspend(with_descendants(target.worker()), LEASE_SECONDS + 2)
 
 
 def suspend_supervisor(target: Target) -> None:
@@ -156,6 +182,25 @@ def exhaust_memory(target: Target) -> None:
             trainer.rlimit(resource.RLIMIT_AS, (hard, hard))
 
 
+HUNGRY = {
+    "type": "python",
+    "name": "hungry",
+    "source": (
+        "def grade(sample, item):\n"
+        "    held = []\n"
+        "    while True:\n"
+        "        held.append(bytes(1 << 20))\n"
+    ),
+}
+
+
+def exhaust_sandbox(target: Target) -> None:
+    """Graders that take memory without end: in the service, and in a job, which they end."""
+    flags = target.customer.run_grader(HUNGRY)
+    assert flags["python_grader_runtime_error"], f"nothing was wrong with it: {flags}"
+    target.customer.create_job(steps=2, grader=HUNGRY, fails_as="grader_failed")
+
+
 def _suspend(processes: list[psutil.Process], seconds: float) -> None:
     send(processes, signal.SIGSTOP)
     time.sleep(seconds)
@@ -169,6 +214,7 @@ ANYWHERE: tuple[Fault, ...] = (
     kill_spare,
     kill_service,
     kill_sweeper,
+    kill_serving,
     cancel_while_worker_dies,
     kill_everything,
     terminate_worker,
@@ -176,4 +222,5 @@ ANYWHERE: tuple[Fault, ...] = (
     suspend_supervisor,
     hang_trainer,
     exhaust_memory,
+    exhaust_sandbox,
 )

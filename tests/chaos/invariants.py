@@ -1,27 +1,20 @@
 """What holds after any fault: each rule gives the sentences that say how it was broken."""
 
-import contextlib
 import hashlib
 import io
-import json
-import os
 import re
 import tarfile
-import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 from customer import CHECKPOINT_EVERY, STEPS, Ledger
 from topology import Topology
 
-from jobs.artifacts import MANIFEST, sha256_of
 from jobs.status import TERMINAL
 
-TIDY_SECONDS = 30.0
 STEP_EVENT = re.compile(r"Step (\d+)/")
 ATTEMPT_EVENT = re.compile(r"Fine-tuning job goes on \(attempt (\d+)\)")
+END_EVENTS = ("The job has successfully completed", "Fine-tuning job cancelled")
 RESUMED_EVENT = re.compile(r"Resumed from the checkpoint of step (\d+)")
 
 
@@ -42,16 +35,20 @@ def adapter_sha256(topology: Topology, job_id: str) -> str:
 
 
 def broken_by_job(
-    topology: Topology, job_id: str, *, expected_sha256: str, excused: set[str], is_cancelled: bool
+    topology: Topology,
+    job_id: str,
+    *,
+    expected_sha256: str,
+    excused: set[str],
+    damaged: dict[str, int],
+    is_cancelled: bool,
 ) -> Iterator[str]:
     """Of a job that is over."""
     job = topology.user.job(job_id)
-    events = [
-        event.to_dict()
-        for event in topology.user.client.fine_tuning.jobs.list_events(job_id, limit=100)
-    ][::-1]
-    yield from _events(topology, job_id, events)
-    yield from _repeated(events, excused)
+    yield from _events(topology, job_id)
+    yield from _zombies(topology, job_id)
+    messages = _messages(topology, job_id)
+    yield from _repeated(messages, excused)
     if is_cancelled:
         if job["status"] != "cancelled":
             yield f"its cancel was acknowledged, and it ended {job['status']}"
@@ -62,51 +59,95 @@ def broken_by_job(
     if job["status"] != "succeeded":
         yield f"it ended {job['status']}: {job['error']}"
         return
+    yield from _incomplete(topology, job_id)
+    passed_over = [one for one, attempt in damaged.items() if job["attempt"] > attempt]
+    yield from _silent_about(passed_over, messages)
+    if adapter_sha256(topology, job_id) != expected_sha256:
+        yield "its final adapter is not that of the undisturbed run"
+
+
+def _messages(topology: Topology, job_id: str) -> list[str]:
+    """Of its events, as the client reads them, the oldest first."""
+    listed = topology.user.client.fine_tuning.jobs.list_events(job_id, limit=100)
+    return [event.message for event in listed][::-1]
+
+
+def _incomplete(topology: Topology, job_id: str) -> Iterator[str]:
+    """Of a job that succeeded: each step once, and one final adapter."""
     steps = [row["step"] for row in topology.user.metrics(job_id)]
     if steps != list(range(STEPS + 1)):
         yield f"its metrics have the steps {steps}"
-    if sum(event["message"] == "The job has successfully completed" for event in events) != 1:
-        yield "it did not succeed exactly once by its events"
-    if len(job["result_files"]) != 1:
-        yield f"it has the result files {job['result_files']}"
+    query = "SELECT step FROM samples WHERE job_id = :id ORDER BY step"
+    sampled = [row.step for row in topology.rows(query, id=job_id)]
+    if sampled != list(range(1, STEPS + 1)):
+        yield f"it has samples of the steps {sampled}"
+    results = topology.user.job(job_id)["result_files"]
+    if len(results) != 1:
+        yield f"it has the result files {results}"
+    else:
+        lines = topology.user.client.files.content(results[0]).text.splitlines()
+        if len(lines) != len(steps) + 1:
+            yield f"its result file has {len(lines)} lines"
     finals = topology.rows(
         "SELECT id FROM checkpoints WHERE job_id = :id AND step = :step", id=job_id, step=STEPS
     )
     if len(finals) != 1:
         yield f"it has {len(finals)} final adapters"
-    if adapter_sha256(topology, job_id) != expected_sha256:
-        yield "its final adapter is not that of the undisturbed run"
 
 
-def _events(topology: Topology, job_id: str, events: list[dict[str, Any]]) -> Iterator[str]:
+def _events(topology: Topology, job_id: str) -> Iterator[str]:
     stored = topology.rows(
         "SELECT seq, message FROM events WHERE job_id = :id ORDER BY seq", id=job_id
     )
     if [row.seq for row in stored] != list(range(1, len(stored) + 1)):
         yield f"its events have the numbers {[row.seq for row in stored]}"
-    if [event["message"] for event in events] != [row.message for row in stored]:
+    messages = [row.message for row in stored]
+    if _messages(topology, job_id) != messages:
         yield "the client reads other events than are stored"
-    told = [int(found[1]) for event in events if (found := STEP_EVENT.match(event["message"]))]
+    told = [int(found[1]) for message in messages if (found := STEP_EVENT.match(message))]
     if told != list(range(len(told))):
         yield f"its events tell the steps {told}"
+    ends = [message for message in messages if message in END_EVENTS]
+    if len(ends) > 1:
+        yield f"it ended more than once: {ends}"
 
 
-def _repeated(events: list[dict[str, Any]], excused: set[str]) -> Iterator[str]:
+def _zombies(topology: Topology, job_id: str) -> Iterator[str]:
+    """A step that a later attempt has made is not written over by an earlier one."""
+    for table in ("metrics", "samples", "checkpoints"):
+        query = f"SELECT step, attempt FROM {table} WHERE job_id = :id ORDER BY step"
+        attempts = [row.attempt for row in topology.rows(query, id=job_id)]
+        if attempts != sorted(attempts):
+            yield f"an attempt that had lost the job wrote to its {table}: {attempts}"
+
+
+def _repeated(messages: list[str], excused: set[str]) -> Iterator[str]:
     """Work done twice: from where an attempt took up to where the one before it had come."""
     allowed = CHECKPOINT_EVERY * (2 if "corrupt_checkpoint" in excused else 1)
-    furthest = 0
-    for event in events:
-        if found := STEP_EVENT.match(event["message"]):
-            furthest = int(found[1])
-        elif found := RESUMED_EVENT.match(event["message"]):
+    furthest, is_begun = 0, False
+    for message in messages:
+        if ATTEMPT_EVENT.match(message):
+            is_begun = True
+        elif found := STEP_EVENT.match(message):
+            # Nothing but a state that is taken up says where it goes on; without, it is at 0.
+            if is_begun and furthest > allowed:
+                yield f"all {furthest} steps were done again"
+            furthest, is_begun = int(found[1]), False
+        elif found := RESUMED_EVENT.match(message):
             if furthest - int(found[1]) > allowed:
                 yield f"{furthest - int(found[1])} steps were done again"
-        elif "it starts again from the base model" in event["message"] and furthest > allowed:
-            yield f"all {furthest} steps were done again"
+            is_begun = False
 
 
-def broken_by_service(topology: Topology, ledger: Ledger) -> Iterator[str]:
-    """Whatever was acknowledged is there, once."""
+def _silent_about(passed_over: list[str], messages: list[str]) -> Iterator[str]:
+    """A harmed checkpoint is passed over for the one before it, and the job's events say so."""
+    for checkpoint_id in passed_over:
+        if not any(f"{checkpoint_id} of step" in message for message in messages):
+            yield f"nothing is said of its damaged checkpoint {checkpoint_id}"
+
+
+def broken_by_service(topology: Topology, ledger: Ledger, ends: dict[str, str]) -> Iterator[str]:
+    """Whatever was acknowledged is there, once; what had ended so has ended so still."""
     yield from ledger.faults
     client = topology.user.client
     listed = {file.id for file in client.files.list(purpose="fine-tune", limit=1000)}
@@ -126,57 +167,10 @@ def broken_by_service(topology: Topology, ledger: Ledger) -> Iterator[str]:
             yield f"{job_id} is still {status}"
         elif job_id in ledger.cancelled and status != "cancelled":
             yield f"the cancel of {job_id} was acknowledged, and it ended {status}"
-
-
-def broken_by_leftovers(topology: Topology) -> Iterator[str]:
-    """Once all jobs are over, and the sweeper had time to tidy up."""
-    held = topology.rows("SELECT id, lease_owner FROM jobs WHERE lease_owner IS NOT NULL")
-    yield from (f"{row.id} is over and its lease is held by {row.lease_owner}" for row in held)
-    # Half-written bytes of killed processes go when they are old: so they are now.
-    for scratch in (topology.artifacts / "tmp").rglob("*"):
-        os.utime(scratch, (0, 0))
-    deadline = time.monotonic() + TIDY_SECONDS
-    while (left := [*_litter(topology)]) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    yield from left
-
-
-def _litter(topology: Topology) -> Iterator[str]:
-    listed = {row.folder for row in topology.rows("SELECT folder FROM checkpoints")}
-    found = {
-        str(path.relative_to(topology.artifacts))
-        for path in topology.artifacts.glob("jobs/*/attempt-*/step-*")
-    }
-    if listed != found:
-        yield f"checkpoints without bytes: {listed - found}; bytes without one: {found - listed}"
-    for folder in sorted(found):
-        if (topology.artifacts / folder / "state").exists():
-            yield f"{folder} still has its training state"
-        yield from _half(topology.artifacts / folder)
-    uploads = {row.id for row in topology.rows("SELECT id FROM files")}
-    kept = {path.name for path in (topology.artifacts / "files").iterdir()}
-    if kept != uploads:
-        yield f"files without bytes: {uploads - kept}; bytes without a file: {kept - uploads}"
-    for scratch in (topology.artifacts / "tmp").glob("*"):
-        yield f"left behind: {scratch.relative_to(topology.artifacts)}"
-
-
-def _half(folder: Path) -> Iterator[str]:
-    with contextlib.suppress(FileNotFoundError):
-        manifest = json.loads((folder / MANIFEST).read_text())
-        for name, digest in manifest.items():
-            if not name.startswith("state/") and sha256_of(folder / name) != digest:
-                yield f"{folder.name}/{name} is not what was published"
-        return
-    yield f"{folder} is not whole"
-
-
-def broken_by_processes(topology: Topology) -> Iterator[str]:
-    """After the stack's orderly end."""
-    deadline = time.monotonic() + 10
-    while (left := topology.processes()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    for process in left:
-        with contextlib.suppress(Exception):
-            yield f"left running: {process.pid} {' '.join(process.cmdline()[-3:])}"
-            process.kill()
+        elif ends.get(job_id, status) != status:
+            yield f"{job_id} had ended {ends[job_id]}, and is {status} now"
+        yield from (f"{job_id}: {sentence}" for sentence in _events(topology, job_id))
+    for job_id, code in ledger.doomed.items():
+        error = topology.user.job(job_id)["error"] or {}
+        if error.get("code") != code:
+            yield f"{job_id} was to fail as {code}: {jobs.get(job_id)} {error}"

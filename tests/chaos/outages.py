@@ -1,23 +1,32 @@
-"""Faults of what the processes stand on: broker, database, disk, bytes and clock."""
+"""Faults of what the processes talk through: broker and database, away, emptied or held up."""
 
 import contextlib
 import shutil
-import signal
 import sqlite3
-import struct
-import subprocess
+import threading
 import time
-from pathlib import Path
 
 import psycopg
-from faults import ANYWHERE, Fault, Target, kill_pool_process, kill_serving, kill_trainer, send
+from faults import Target
 from sqlalchemy import make_url
 from topology import LEASE_SECONDS, ScaledUp, Topology
+
+from jobs.doorbell import QUEUE
+
+A_MINUTE = 60.0
+REDIS_KEY = f"honed:{QUEUE}"
 
 
 def stop_broker(target: Target) -> None:
     """Redis ends and comes back; without it, the folder of messages is not there."""
-    topology, seconds = target.topology, target.random.uniform(2, 6)
+    _stop_broker(target.topology, target.random.uniform(2, 6))
+
+
+def stop_broker_for_a_minute(target: Target) -> None:
+    _stop_broker(target.topology, A_MINUTE)
+
+
+def _stop_broker(topology: Topology, seconds: float) -> None:
     if isinstance(topology, ScaledUp):
         topology.redis.stop()
         time.sleep(seconds)
@@ -47,6 +56,24 @@ def duplicate_messages(target: Target) -> None:
     target.topology.ring(target.random.randint(3, 12))
 
 
+def reorder_messages(target: Target) -> None:
+    """Those that wait stand in another order, the oldest behind the newest."""
+    target.topology.ring(target.random.randint(3, 12))
+    topology = target.topology
+    if isinstance(topology, ScaledUp):
+        topology.redis.reorder(REDIS_KEY, target.random.shuffle)
+        return
+    waiting = sorted((topology.folder / "broker" / "messages").iterdir())
+    names = [path.name for path in waiting]
+    target.random.shuffle(names)
+    for path in waiting:
+        with contextlib.suppress(FileNotFoundError):  # heard meanwhile
+            path.rename(path.with_name(f".{path.name}"))
+    for path, name in zip(waiting, names, strict=True):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(f".{path.name}").rename(path.with_name(name))
+
+
 def lock_database(target: Target) -> None:
     """A writer that holds everybody up, once for longer than they wait for a lock."""
     topology, seconds = target.topology, target.random.choice([3.0, 17.0])
@@ -55,6 +82,30 @@ def lock_database(target: Target) -> None:
             connection.execute("LOCK TABLE jobs IN EXCLUSIVE MODE")
             time.sleep(min(seconds, 8.0))
         return
+    _lock_sqlite(topology, seconds)
+
+
+def lock_database_for_a_minute(target: Target) -> None:
+    """As if a file's database were stopped: nobody can write to it."""
+    _lock_sqlite(target.topology, A_MINUTE)
+
+
+def contend_for_database(target: Target) -> None:
+    """Writers without a pause: whoever else wants to write is told SQLITE_BUSY, or waits long."""
+    end = time.monotonic() + target.random.uniform(4, 10)
+
+    def write() -> None:
+        while time.monotonic() < end:
+            _lock_sqlite(target.topology, 0.3)
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+
+
+def _lock_sqlite(topology: Topology, seconds: float) -> None:
     with contextlib.closing(
         sqlite3.connect(topology.folder / "honed.db", timeout=60, isolation_level=None)
     ) as connection:
@@ -64,10 +115,18 @@ def lock_database(target: Target) -> None:
 
 
 def stop_database(target: Target) -> None:
-    assert isinstance(target.topology, ScaledUp)
-    target.topology.postgresql.stop()
-    time.sleep(target.random.choice([1.0, LEASE_SECONDS + 2]))
-    target.topology.postgresql.start()
+    _stop_database(target.topology, target.random.choice([1.0, LEASE_SECONDS + 2]))
+
+
+def stop_database_for_a_minute(target: Target) -> None:
+    _stop_database(target.topology, A_MINUTE)
+
+
+def _stop_database(topology: Topology, seconds: float) -> None:
+    assert isinstance(topology, ScaledUp)
+    topology.postgresql.stop()
+    time.sleep(seconds)
+    topology.postgresql.start()
 
 
 def cut_connections(target: Target) -> None:
@@ -87,111 +146,3 @@ def cut_connections(target: Target) -> None:
 def _plain(topology: ScaledUp) -> str:
     url = make_url(topology.database_url).set(drivername="postgresql")
     return url.render_as_string(hide_password=False)
-
-
-def corrupt_checkpoint(target: Target) -> None:
-    """The trainer dies, and before another begins the newest state is cut short or overwritten."""
-    holder = target.topology.holder(target.job_id)
-    send([holder] if holder else [], signal.SIGSTOP)
-    kill_trainer(target)
-    time.sleep(0.2)
-    newest = target.topology.rows(
-        "SELECT folder FROM checkpoints JOIN jobs ON jobs.id = job_id WHERE job_id = :id "
-        "AND has_state AND status = 'running' ORDER BY checkpoints.step DESC LIMIT 1",
-        id=target.job_id,
-    )
-    for row in newest:
-        state = target.topology.artifacts / row.folder / "state"
-        for path in sorted(state.glob("*.safetensors"))[:1]:
-            with path.open("r+b") as file:
-                if target.random.random() < 0.5:
-                    file.truncate(path.stat().st_size // 2)
-                else:
-                    file.seek(path.stat().st_size // 2)
-                    file.write(b"\xff\x00\xff")
-    send([holder] if holder else [], signal.SIGCONT)
-
-
-def fill_disk(target: Target) -> None:
-    """The folder of artifacts is a file system of its own, and full for some seconds."""
-    filler = target.topology.artifacts / "filler"
-    try:
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(1 << 20))
-        time.sleep(target.random.uniform(1, 4))
-    finally:
-        filler.unlink()
-
-
-def jump_clock(target: Target) -> None:
-    """Forward or back by some minutes, for every process at once; it stays there."""
-    Clock(target.topology.folder.parent).move(target.random.choice([-7200, -120, 120, 7200]))
-
-
-def lose_worker_and_set_back_clock(target: Target) -> None:
-    """What was to come within seconds by the old clock is hours away by the new one."""
-    kill_pool_process(target)
-    time.sleep(target.random.choice([0.0, LEASE_SECONDS + 2]))
-    Clock(target.topology.folder.parent).move(-7200)
-
-
-class Clock:
-    """The wall clock of every process of the stack, where a C compiler can build its library."""
-
-    def __init__(self, folder: Path) -> None:
-        self.library = folder / "clock.so"
-        self.offset = folder / "clock"
-
-    def build(self) -> bool:
-        self.offset.write_bytes(struct.pack("q", 0))
-        compiler = shutil.which("cc")
-        if compiler is None:
-            return False
-        source = Path(__file__).with_name("clock.c")
-        command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(self.library), str(source)]
-        return subprocess.run([*command, "-ldl"], check=False).returncode == 0
-
-    def environ(self) -> dict[str, str]:
-        """What a process needs to go by it."""
-        return {"LD_PRELOAD": str(self.library), "HONED_CHAOS_CLOCK": str(self.offset)}
-
-    def move(self, seconds: int) -> None:
-        with self.offset.open("r+b") as file:
-            (offset,) = struct.unpack("q", file.read())
-            file.seek(0)
-            file.write(struct.pack("q", offset + seconds))
-
-
-class Disk:
-    """A small file system for the artifacts, where this user may mount one."""
-
-    def __init__(self, topology: Topology) -> None:
-        self._folder = topology.artifacts
-
-    def mount(self) -> bool:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._folder.parent.chmod(0o700)
-        command = ["mount", "-t", "tmpfs", "-o", "size=256m", "chaos", str(self._folder)]
-        try:
-            return subprocess.run(command, capture_output=True, check=False).returncode == 0
-        except OSError:
-            return False
-
-    def unmount(self) -> None:
-        subprocess.run(["umount", "-l", str(self._folder)], check=False)
-
-
-def faults_of(topology: type[Topology], *, has_disk: bool, has_clock: bool) -> list[Fault]:
-    """Every kind of fault that can be done to a stack here."""
-    common: list[Fault] = [
-        *ANYWHERE,
-        stop_broker,
-        flush_broker,
-        duplicate_messages,
-        lock_database,
-        corrupt_checkpoint,
-    ]
-    own = [stop_database, cut_connections] if topology is ScaledUp else [kill_serving]
-    clock = [jump_clock, lose_worker_and_set_back_clock] if has_clock else []
-    return [*common, *own, *([fill_disk] if has_disk else []), *clock]

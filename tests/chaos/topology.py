@@ -9,7 +9,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import scaled
@@ -40,6 +40,8 @@ CLOCKS = {
 }
 
 MARK = "HONED_CHAOS"
+# Files with the offsets of the wall clocks: of the stack's processes, and of their database's.
+CLOCK, DATABASE_CLOCK = "clock", "clock.database"
 SERVERS = ("postgres", "redis-server")
 
 
@@ -92,13 +94,16 @@ class Topology(ABC):
         return [process for process in self.processes("worker") if process.pid not in mains]
 
     def holder(self, job_id: str) -> psutil.Process | None:
-        """The pool process that holds a job's lease."""
-        (row,) = self.rows("SELECT lease_owner FROM jobs WHERE id = :id", id=job_id)
-        if row.lease_owner is None:
-            return None
+        """The pool process that holds a job's lease, if it runs."""
+        pid = self.lease_owner(job_id)
         with contextlib.suppress(psutil.NoSuchProcess):
-            return psutil.Process(int(row.lease_owner.split(":")[1]))
+            return None if pid is None else psutil.Process(pid)
         return None
+
+    def lease_owner(self, job_id: str) -> int | None:
+        """The process id under which a job's lease is held."""
+        (row,) = self.rows("SELECT lease_owner FROM jobs WHERE id = :id", id=job_id)
+        return int(row.lease_owner.split(":")[1]) if row.lease_owner else None
 
     def rows(self, query: str, **values: Any) -> list[Any]:
         """What the database says, as soon as it answers."""
@@ -125,6 +130,11 @@ class Topology(ABC):
     def artifacts(self) -> Path:
         return self.folder / "artifacts"
 
+    @property
+    def disks(self) -> dict[Path, int]:
+        """Folders that are small file systems of their own, and their megabytes."""
+        return {self.artifacts: 256}
+
 
 class Embedded(Topology):
     """`honed up` on a folder and a port that stay the same."""
@@ -135,6 +145,10 @@ class Embedded(Topology):
         super().__init__(folder)
         self.database_url = f"sqlite:///{folder / 'honed.db'}"
         self.port = free_port()
+
+    @property
+    def disks(self) -> dict[Path, int]:
+        return {self.folder: 256, **super().disks}
 
     def start(self) -> None:
         self._up()
@@ -173,6 +187,11 @@ class ScaledUp(Topology):
 
     name = "scaled"
     WORKERS = ("first", "second")
+    MODULES: ClassVar = {
+        "service": "service.serve",
+        "sweeper": "service.sweeper",
+        "serving": "worker.serve",
+    }
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -184,6 +203,8 @@ class ScaledUp(Topology):
         if postgresql is None or redis is None:
             sys.exit("The scaled topology needs the servers of PostgreSQL and Redis installed.")
         self.postgresql, self.redis = postgresql, redis
+        clock = {"HONED_CHAOS_CLOCK": str(self.folder.parent / DATABASE_CLOCK)}
+        postgresql.environ = {**os.environ, **clock}
         postgresql.start()
         redis.start()
         self.folder.mkdir(exist_ok=True)
@@ -194,16 +215,16 @@ class ScaledUp(Topology):
         wait_for(self.stack.is_ready, seconds=90, what="the service to be ready")
         for name in self.WORKERS:
             self.stack.start_worker(name)
+        self.stack.start("serving", self.MODULES["serving"])
         self._operator.start()
 
     def _watch(self) -> None:
-        modules = {"service": "service.serve", "sweeper": "service.sweeper"}
         while not self._is_over.wait(0.3):
             for name, process in list(self.stack.running.items()):
                 if process.poll() is None:
                     continue
-                environ = {} if name in modules else {"HONED_WORKER_NAME": name}
-                self.stack.start(name, modules.get(name, "worker"), **environ)
+                environ = {} if name in self.MODULES else {"HONED_WORKER_NAME": name}
+                self.stack.start(name, self.MODULES.get(name, "worker"), **environ)
 
     def start_again(self) -> None:
         wait_for(self.stack.is_ready, seconds=90, what="the service to be ready again")
@@ -217,6 +238,10 @@ class ScaledUp(Topology):
 TOPOLOGIES = {one.name: one for one in (Embedded, ScaledUp)}
 
 
+def temporary_folder(folder: Path) -> Path:
+    return folder.parent / "tmp"
+
+
 def prepare(folder: Path, environ: dict[str, str]) -> None:
     """Set what every process of the stack inherits: this one starts them all."""
     for name in list(os.environ):
@@ -224,3 +249,8 @@ def prepare(folder: Path, environ: dict[str, str]) -> None:
             del os.environ[name]
     os.environ.update({**SAME_BYTES, **CLOCKS, **environ})
     os.environ.update({MARK: str(folder), "HF_HOME": "/nonexistent"})
+    # Of the stack alone, so that what it leaves behind is seen.
+    temporary = temporary_folder(folder)
+    temporary.mkdir()
+    # Torch's cache is one a user, and stays.
+    os.environ.update({"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": f"{temporary}.torch"})
