@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -20,14 +21,18 @@ from jobs.status import Reason
 from jobs.store import attempts, creations, departed, losses
 from service.doorbell import Doorbell
 from service.log import configure
+from service.settings import ServiceSettings
 from service.signals import StopSignal
 from service.startup import schema_fault
-from service.tidy import tidy
+from service.tidy import expire, tidy
 
 logger = logging.getLogger(__name__)
 
 # How long a waiting job's last ring counts as heard.
 RING_EVERY_SECONDS = 5.0
+
+# What is kept for days is looked through less often than jobs.
+EXPIRE_EVERY_SECONDS = 60.0
 
 # Rings of one sweep: each wakes a process that works until nothing waits.
 MAX_RINGS = 16
@@ -82,7 +87,7 @@ def main() -> int:
     A database or broker that is away is logged and waited for.
     """
     configure()
-    stop, settings = StopSignal(), Settings()
+    stop, settings, expire_at = StopSignal(), ServiceSettings(), 0.0
     fault = schema_fault(settings)
     if fault:
         sys.stderr.write(f"{fault}\n")
@@ -94,6 +99,9 @@ def main() -> int:
         try:
             sweep(sessions, doorbell, settings)
             tidy(sessions, artifacts)
+            if time.monotonic() >= expire_at:
+                expire(sessions, artifacts, settings)
+                expire_at = time.monotonic() + EXPIRE_EVERY_SECONDS
             alive.beat(settings, "sweeper")
         except SQLAlchemyError as error:
             logger.error("the database does not answer, sweeping again soon: %s", error)
