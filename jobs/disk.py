@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -21,9 +22,18 @@ def is_full(error: BaseException) -> bool:
     return error.__cause__ is not None and is_full(error.__cause__)
 
 
-def free_bytes(*folders: Path) -> int:
-    """The room on the fullest of the disks that these folders are on, or will be once they are."""
-    return min(shutil.disk_usage(_existing(folder)).free for folder in folders)
+@dataclass(frozen=True)
+class Room:
+    """Of a disk, in bytes."""
+
+    total: int
+    free: int
+
+
+def room(folder: Path) -> Room:
+    """The disk that a folder is on, or will be once it is made."""
+    found = shutil.disk_usage(_existing(folder))
+    return Room(total=found.total, free=found.free)
 
 
 def _existing(folder: Path) -> Path:

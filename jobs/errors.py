@@ -165,8 +165,8 @@ class ProjectNotFound(NotFound):
 class ModelNotFound(NotFound):
     code = "model_not_found"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, param="model")
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message, param="model", code=code)
 
 
 class RouteNotFound(NotFound):

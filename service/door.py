@@ -21,6 +21,9 @@ from service.settings import ServiceSettings
 QUEUE_RETRY_SECONDS = 30
 DISK_RETRY_SECONDS = 60
 
+# Of a small disk, no more than such a part is kept back.
+SMALL_DISK_PARTS = 10
+
 
 class ReserveReached(StorageFull):
     """Only what is kept for running jobs is left on the disk."""
@@ -40,14 +43,16 @@ class Allowance:
 
 def check_disk(settings: ServiceSettings, *, num_bytes: int = 0) -> None:
     """Raise ReserveReached unless so many bytes leave running jobs their reserve."""
-    folders = (settings.data_dir, settings.artifacts_dir, Path(tempfile.gettempdir()))
-    free, reserve = disk.free_bytes(*folders), int(settings.disk_reserve_gb * GB)
-    if free - num_bytes < reserve:
-        raise ReserveReached(
-            f"The server has {free / GB:.2f} GB of disk left and keeps {reserve / GB:.2f} GB for "
-            "jobs that run, so nothing new is taken in, and nothing of this request was. Try again "
-            "once the operator has made room; deleting files and models of yours makes some."
-        )
+    for folder in (settings.data_dir, settings.artifacts_dir, Path(tempfile.gettempdir())):
+        room = disk.room(folder)
+        reserve = min(int(settings.disk_reserve_gb * GB), room.total // SMALL_DISK_PARTS)
+        if room.free - num_bytes < reserve:
+            raise ReserveReached(
+                f"The server has {room.free / GB:.2f} GB of disk left and keeps "
+                f"{reserve / GB:.2f} GB for jobs that run, so nothing new is taken in, and nothing "
+                "of this request was. Try again once the operator has made room; deleting files "
+                "and models of yours makes some."
+            )
 
 
 def allowance(

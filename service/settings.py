@@ -27,7 +27,7 @@ class ServiceSettings(Settings):
     """How long a cancel waits for a running job to have stopped before it answers."""
 
     disk_reserve_gb: float = Field(default=1.0, ge=0)
-    """Room in GB of 10^9 bytes that is left to running jobs: below it nothing new is taken in."""
+    """Left to running jobs, in GB of 10^9 bytes, or a tenth of the disk where that is less."""
 
     max_waiting_jobs: int = Field(default=10_000, ge=1)
     """Jobs of all projects that wait for a worker."""

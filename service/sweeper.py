@@ -24,14 +24,18 @@ from jobs.store import attempts, creations, departed, devices, losses, turns
 from service.doorbell import Doorbell
 from service.log import configure
 from service.orphans import Orphans
+from service.settings import ServiceSettings
 from service.signals import StopSignal
 from service.startup import schema_fault
-from service.tidy import tidy
+from service.tidy import expire, tidy
 
 logger = logging.getLogger(__name__)
 
 # How long a waiting job's last ring counts as heard.
 RING_EVERY_SECONDS = 5.0
+
+# What is kept for days is looked through less often than jobs.
+EXPIRE_EVERY_SECONDS = 60.0
 
 # Rings of one sweep: each wakes a process that works until nothing waits.
 MAX_RINGS = 16
@@ -96,7 +100,7 @@ def main() -> int:
     A database, broker or artifact store that is away is logged and waited for.
     """
     configure()
-    stop, settings = StopSignal(), Settings()
+    stop, settings, expire_at = StopSignal(), ServiceSettings(), 0.0
     fault = schema_fault(settings)
     if fault:
         sys.stderr.write(f"{fault}\n")
@@ -111,6 +115,9 @@ def main() -> int:
             if time.monotonic() >= tidy_at:
                 tidy(sessions, artifacts)
                 orphans.look_now_and_then(sessions, artifacts)
+                if time.monotonic() >= expire_at:
+                    expire(sessions, artifacts, settings)
+                    expire_at = time.monotonic() + EXPIRE_EVERY_SECONDS
             alive.beat(settings, "sweeper")
         except StoreAway as error:
             # Lost jobs are not kept waiting for a store that takes its time to fail.

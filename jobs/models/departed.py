@@ -21,5 +21,5 @@ class Departed(Base):
     removed_at: Mapped[float] = mapped_column(default=now(), index=True)
     is_expired: Mapped[bool] = mapped_column(default=False, server_default=false())
     """Whether its time was over, and not its owner removed it."""
-    left_behind: Mapped[str | None]
+    left_behind: Mapped[str | None] = mapped_column(index=True)
     """Where in the artifact store its bytes lie, until they are known to be removed too."""

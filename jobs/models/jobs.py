@@ -74,7 +74,7 @@ class Job(Base):
     sample_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """What its samples take as they are stored."""
     samples_gone_step: Mapped[int | None]
-    """The newest step whose samples were removed because their time was over."""
+    """The newest step whose samples were removed: their time was over, or their owner did it."""
 
     validated_at: Mapped[float | None]
     started_at: Mapped[float | None]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, delete, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, delete, exists, select, update
+from sqlalchemy.orm import Session, aliased
 
 from jobs import ids
-from jobs.errors import CheckpointNotFound
+from jobs.db import now
+from jobs.errors import CheckpointNotFound, Expired
 from jobs.models import Checkpoint, CheckpointPermission, Job, Json
 from jobs.status import TERMINAL
 from jobs.store import departed
@@ -14,6 +15,10 @@ from jobs.store.pages import Page, page
 
 NUM_BEST = 3
 JUDGED_BY = "valid_reward_mean"
+EXPIRED = (
+    "{} has expired: of jobs that are over, this server keeps checkpoints beside the best and the "
+    "last for some time only. GET .../checkpoints lists those that are left."
+)
 
 
 def put(
@@ -117,14 +122,50 @@ def remove(session: Session, checkpoint: Checkpoint) -> None:
     _delete(session, Checkpoint.id == checkpoint.id)
 
 
-def _delete(session: Session, *which: ColumnElement[bool]) -> None:
+def overdue(session: Session, *, seconds: float, limit: int) -> list[Checkpoint]:
+    """Of jobs that are over for longer than that, those beside the best and the last.
+
+    Less those that another project may use. Of an evaluated job the end left no others.
+    """
+    newer = aliased(Checkpoint)
+    query = (
+        select(Checkpoint)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(
+            Job.status.in_(TERMINAL),
+            Job.finished_at < now() - seconds,
+            ~Checkpoint.has_state,
+            Checkpoint.metrics[JUDGED_BY].as_float().is_(None),
+            exists().where(newer.job_id == Checkpoint.job_id, newer.step > Checkpoint.step),
+            ~exists().where(
+                CheckpointPermission.job_id == Checkpoint.job_id,
+                CheckpointPermission.step == Checkpoint.step,
+            ),
+        )
+    )
+    return list(session.scalars(query.limit(limit)))
+
+
+def expire(session: Session, checkpoint: Checkpoint) -> None:
+    """Remove one of `overdue`; the bytes are the caller's to remove, after the commit."""
+    _delete(session, Checkpoint.id == checkpoint.id, is_expired=True)
+
+
+def _delete(session: Session, *which: ColumnElement[bool], is_expired: bool = False) -> None:
     statement = (
         delete(Checkpoint)
         .where(*which)
-        .returning(Checkpoint.id, Checkpoint.job_id, Checkpoint.step)
+        .returning(Checkpoint.id, Checkpoint.job_id, Checkpoint.step, Checkpoint.folder)
     )
-    for gone, job_id, step in session.execute(statement).all():
-        departed.note(session, gone, owner_id=job_id, position=step)
+    for gone, job_id, step, folder in session.execute(statement).all():
+        departed.note(
+            session,
+            gone,
+            owner_id=job_id,
+            position=step,
+            is_expired=is_expired,
+            left_behind=folder if is_expired else None,
+        )
 
 
 def latest(session: Session, job_id: str) -> Checkpoint | None:
@@ -140,9 +181,11 @@ def latest(session: Session, job_id: str) -> Checkpoint | None:
 
 def get(session: Session, job_id: str, checkpoint_id: str) -> Checkpoint:
     checkpoint = session.get(Checkpoint, checkpoint_id)
-    if checkpoint is None or checkpoint.job_id != job_id:
-        raise CheckpointNotFound(checkpoint_id)
-    return checkpoint
+    if checkpoint is not None and checkpoint.job_id == job_id:
+        return checkpoint
+    if departed.has_expired(session, checkpoint_id, owner_id=job_id):
+        raise Expired(EXPIRED.format(f"Checkpoint {checkpoint_id}"), param="checkpoint_id")
+    raise CheckpointNotFound(checkpoint_id)
 
 
 def list_page(session: Session, job_id: str, *, after: str | None, limit: int) -> Page[Checkpoint]:

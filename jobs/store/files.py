@@ -6,11 +6,14 @@ from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
 from jobs.db import now
-from jobs.errors import FileNotFound
+from jobs.errors import Expired, FileNotFound, NotFound
 from jobs.models import File, Job
 from jobs.status import TERMINAL
 from jobs.store import departed
 from jobs.store.pages import Page, page
+
+# Of the artifact store.
+FOLDER = "files"
 
 
 def add(session: Session, file: File) -> File:
@@ -34,8 +37,21 @@ def get(
     )
     file = session.scalar(query.with_for_update(read=True) if is_kept else query)
     if file is None:
-        raise FileNotFound(file_id, param=param)
+        raise _absent(session, project_id, file_id, param=param)
     return file
+
+
+def _absent(session: Session, project_id: str, file_id: str, *, param: str) -> NotFound:
+    is_over = select(File.id).where(File.id == file_id, File.project_id == project_id)
+    if session.scalar(is_over) is None and not departed.has_expired(
+        session, file_id, owner_id=project_id
+    ):
+        return FileNotFound(file_id, param=param)
+    return Expired(
+        f"File {file_id} has expired: the time that its `expires_after` gave it is over, or the "
+        "time that this server keeps files which no job uses. Upload it again.",
+        param=param,
+    )
 
 
 def list_page(
@@ -71,16 +87,24 @@ def _position(session: Session, project_id: str, file_id: str) -> float:
     return position
 
 
-def remove_unused(session: Session, file: File) -> list[str]:
+def remove_unused(session: Session, file: File, *, is_expired: bool = False) -> list[str]:
     """Remove a file's row, unless unfinished jobs read it: then their ids, and nothing may commit.
 
-    Removed before they are looked for: a job made meanwhile waits for this transaction.
+    Removed before they are looked for: a job made meanwhile waits for this transaction. The bytes
+    are the caller's to remove, after the commit.
     """
     file_id, project_id = file.id, file.project_id
     statement = delete(File).where(File.id == file_id).returning(File.created_at)
     created_at = session.scalar(statement)
     if created_at is not None:  # none is left where another request was faster
-        departed.note(session, file_id, owner_id=project_id, position=created_at)
+        departed.note(
+            session,
+            file_id,
+            owner_id=project_id,
+            position=created_at,
+            is_expired=is_expired,
+            left_behind=f"{FOLDER}/{file_id}",
+        )
     query = select(Job.id).where(
         (Job.training_file == file_id) | (Job.validation_file == file_id),
         Job.status.not_in(TERMINAL),
@@ -88,9 +112,33 @@ def remove_unused(session: Session, file: File) -> list[str]:
     return list(session.scalars(query.order_by(Job.id)))
 
 
-def expired(session: Session) -> list[File]:
-    """Files that outlived the time their owner gave them."""
-    return list(session.scalars(select(File).where(File.expires_at <= now())))
+def expired(session: Session, *, limit: int) -> list[File]:
+    """Files that outlived the time their owner gave them, less those that unfinished jobs read."""
+    query = select(File).where(File.expires_at <= now(), *_is_free(Job.status.not_in(TERMINAL)))
+    return list(session.scalars(query.limit(limit)))
+
+
+def unused(session: Session, *, seconds: float, kept_purpose: str, limit: int) -> list[File]:
+    """Files for whose upload, and the last job that was made of them, it is longer than that.
+
+    Less those that unfinished jobs read, and those of the purpose that is kept.
+    """
+    before = now() - seconds
+    query = select(File).where(
+        File.created_at < before,
+        File.purpose != kept_purpose,
+        *_is_free(or_(Job.status.not_in(TERMINAL), Job.created_at > before)),
+    )
+    return list(session.scalars(query.order_by(File.created_at).limit(limit)))
+
+
+def _is_free(*needed: ColumnElement[bool]) -> tuple[ColumnElement[bool], ...]:
+    """That no such job reads a file."""
+    held_out = Job.validation_file.is_not(None)
+    return (
+        File.id.not_in(select(Job.training_file).where(*needed)),
+        File.id.not_in(select(Job.validation_file).where(held_out, *needed)),
+    )
 
 
 def _is_live() -> ColumnElement[bool]:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from jobs.db import as_json
+from jobs.db import as_json, now
 from jobs.models import Job, Json, Metric, SampleSet
 from jobs.store.pages import Page, page
 
@@ -45,6 +45,43 @@ def put_samples(
     )
     session.flush()
     _add_bytes(session, job_id, num_bytes - sum(replaced))
+
+
+def overdue_samples(session: Session, *, seconds: float, limit: int) -> list[str]:
+    """Jobs with samples that were written longer ago than that; `limit` is of samples."""
+    query = (
+        select(SampleSet.job_id)
+        .where(SampleSet.created_at < now() - seconds)
+        .order_by(SampleSet.created_at)
+        .limit(limit)
+    )
+    return sorted(set(session.scalars(query)))
+
+
+def remove_samples(
+    session: Session, job_id: str, *, older_than: float = 0.0, limit: int | None = None
+) -> int:
+    """Remove the samples of a job, those of its first steps first; how many bytes they were.
+
+    Those alone that were written longer ago than that many seconds, and of so many steps.
+    """
+    # The job's row first, as a running attempt does.
+    session.execute(update(Job).where(Job.id == job_id).values(sample_bytes=Job.sample_bytes))
+    job = session.get_one(Job, job_id, populate_existing=True)
+    is_old = (SampleSet.job_id == job_id, SampleSet.created_at <= now() - older_than)
+    steps = list(
+        session.scalars(select(SampleSet.step).where(*is_old).order_by(SampleSet.step).limit(limit))
+    )
+    removed = session.scalars(
+        delete(SampleSet)
+        .where(SampleSet.job_id == job_id, SampleSet.step.in_(steps))
+        .returning(SampleSet.num_bytes)
+        .execution_options(synchronize_session=False)
+    ).all()
+    if removed:
+        gone = max(job.samples_gone_step or 0, *steps)
+        _add_bytes(session, job_id, -sum(removed), samples_gone_step=gone)
+    return sum(removed)
 
 
 def _add_bytes(session: Session, job_id: str, num_bytes: int, **values: Any) -> None:

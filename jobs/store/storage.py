@@ -34,8 +34,12 @@ class Storage:
     samples: int
 
     @property
+    def kinds(self) -> tuple[int, ...]:
+        return (self.files, self.uploads, self.adapters, self.training_states, self.samples)
+
+    @property
     def used(self) -> int:
-        return self.files + self.uploads + self.adapters + self.training_states + self.samples
+        return sum(self.kinds)
 
     @property
     def room(self) -> int | None:

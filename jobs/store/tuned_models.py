@@ -10,11 +10,11 @@ from sqlalchemy import Select, and_, exists, or_, select
 from sqlalchemy.orm import Session
 
 from jobs import ids
-from jobs.errors import ModelNotFound, NotOwner, WrongState
+from jobs.errors import Expired, ModelNotFound, NotOwner, WrongState
 from jobs.models import Checkpoint, CheckpointPermission, Job
 from jobs.names import tuned_checkpoint, tuned_model
 from jobs.status import TERMINAL, Status
-from jobs.store import checkpoints
+from jobs.store import checkpoints, departed
 
 # A base may hold slashes and a suffix anything; the job's own part comes last.
 _NAME = re.compile(r"ft:.+:([0-9a-f]{24})(?::ckpt-step-([0-9]{1,9}))?", re.DOTALL)
@@ -42,12 +42,25 @@ def find(session: Session, project_id: str, name: str) -> TunedModel:
     query = query.where(_is_final() if is_final else Checkpoint.step == int(parts[2]))
     row = session.execute(query).first()
     if row is None:
-        raise _unknown(name)
+        raise _absent(session, project_id, name, job_id=ids.JOB + parts[1], step=parts[2])
     job, checkpoint = row
     known = tuned_model(job) if is_final else tuned_checkpoint(job, checkpoint.step)
     if name != known:
         raise _unknown(name)
     return TunedModel(name, job, checkpoint)
+
+
+def _absent(
+    session: Session, project_id: str, name: str, *, job_id: str, step: str | None
+) -> ModelNotFound:
+    job = session.get(Job, job_id)
+    if job is not None and job.project_id == project_id and step is not None:
+        is_known = name == tuned_checkpoint(job, int(step))
+        if is_known and departed.has_expired_at(session, owner_id=job_id, position=int(step)):
+            return ModelNotFound(
+                checkpoints.EXPIRED.format(f"The model '{name}'"), code=Expired.code
+            )
+    return _unknown(name)
 
 
 def find_owned(session: Session, project_id: str, name: str) -> TunedModel:

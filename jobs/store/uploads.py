@@ -98,10 +98,10 @@ def cancel(session: Session, upload: Upload) -> None:
     session.execute(delete(UploadPart).where(UploadPart.upload_id == upload.id))
 
 
-def expired(session: Session) -> list[str]:
+def expired(session: Session, *, limit: int) -> list[str]:
     """Uploads that nobody completed in time."""
     query = select(Upload.id).where(Upload.status == "pending", Upload.expires_at <= now())
-    return list(session.scalars(query))
+    return list(session.scalars(query.limit(limit)))
 
 
 def expire(session: Session, upload_id: str) -> None:

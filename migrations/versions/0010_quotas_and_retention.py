@@ -32,6 +32,7 @@ def upgrade() -> None:
     )
     op.add_column("departed", sa.Column("left_behind", sa.Text(), nullable=True))
     op.create_index(op.f("ix_samples_created_at"), "samples", ["created_at"], unique=False)
+    op.create_index(op.f("ix_departed_left_behind"), "departed", ["left_behind"], unique=False)
     op.create_index("ix_uploads_project_id_status", "uploads", ["project_id", "status"])
     # Of folders that were published before, the rows know only what the archive takes: beside it
     # lie the same files once more.
@@ -46,6 +47,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ix_uploads_project_id_status", table_name="uploads")
     op.drop_index(op.f("ix_samples_created_at"), table_name="samples")
+    op.drop_index(op.f("ix_departed_left_behind"), table_name="departed")
     op.drop_column("departed", "left_behind")
     op.drop_column("departed", "is_expired")
     op.drop_column("jobs", "samples_gone_step")

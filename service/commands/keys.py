@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
 from typing import Annotated
 
 import typer
@@ -9,8 +11,8 @@ import typer
 from jobs.graders.settings import GraderSettings
 from jobs.graders.signing import project_key, shown_secret
 from jobs.scopes import Scope
-from jobs.store import projects
-from service.commands.common import Data, database, fail, moment, sentences, table
+from jobs.store import projects, storage
+from service.commands.common import Data, database, fail, moment, sentences, settings_of, table
 
 keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 projects_app = typer.Typer(help="Make and list projects.", no_args_is_help=True)
@@ -88,12 +90,63 @@ def show_endpoint_secret(project: str, data: Data = None) -> None:
     typer.echo(shown_secret(project_key(keys[0], owner.id)))
 
 
+@projects_app.command("quota")
+def quota(
+    project: str,
+    limit: Annotated[
+        str | None,
+        typer.Argument(
+            help="Such as `50GB`, `500MB` or a number of bytes; `none` is no limit, `default` what "
+            "HONED_PROJECT_QUOTA_GB says. Left out, nothing changes."
+        ),
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Say what a project may store; print what it stores, by kind."""
+    with sentences(), database(data) as session:
+        owner = projects.find_project(session, project)
+        if owner is None:
+            fail(f"There is no project '{project}'; `honed projects list` shows them.")
+        if limit is not None:
+            owner.quota_bytes = _quota(limit)
+            session.flush()
+        default = settings_of(data).project_quota_bytes
+        stored = storage.of(session, owner.id, default=default)
+    table(
+        [
+            ("limit", "used", "files", "uploads", "adapters", "training states", "samples"),
+            (_bytes(stored.limit), *map(_bytes, (stored.used, *stored.kinds))),
+        ]
+    )
+
+
+def _quota(limit: str) -> int | None:
+    """The column's value. Ends the command where it is no size."""
+    if limit in ("none", "default"):
+        return storage.UNLIMITED if limit == "none" else None
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)B?", limit, re.IGNORECASE)
+    if parts is None:
+        fail(f"'{limit}' is no size; write such as 50GB or 500MB, or `none` or `default`.")
+    num_bytes = int(Decimal(parts[1]) * 1000 ** " KMGT".index(parts[2].upper() or " "))
+    if num_bytes >= 2**63:
+        fail(f"'{limit}' is more than can be stored; write `none` for no limit.")
+    return num_bytes
+
+
+def _bytes(num_bytes: int | None) -> str:
+    return "none" if num_bytes is None else f"{num_bytes:,}"
+
+
 @projects_app.command("list")
 def list_projects(data: Data = None) -> None:
-    """Show every project's id, name and number of live keys."""
+    """Show every project's id, name, number of live keys, bytes stored and limit."""
     with sentences(), database(data) as session:
-        rows = [
-            (project.id, project.name, str(num_keys), moment(project.created_at))
-            for project, num_keys in projects.list_projects(session)
-        ]
-    table([("id", "name", "keys", "made"), *rows])
+        default = settings_of(data).project_quota_bytes
+        rows = []
+        for project, num_keys in projects.list_projects(session):
+            stored = storage.of(session, project.id, default=default)
+            room = map(_bytes, (stored.used, stored.limit))
+            rows.append(
+                (project.id, project.name, str(num_keys), *room, moment(project.created_at))
+            )
+    table([("id", "name", "keys", "bytes stored", "limit", "made"), *rows])

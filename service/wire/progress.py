@@ -57,6 +57,17 @@ class Samples(BaseModel):
     has_more: Literal[False] = False
 
 
+class SamplesDeleted(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    id: str
+    """The job's."""
+    object: Literal["fine_tuning.job.samples"] = "fine_tuning.job.samples"
+    deleted: Literal[True] = True
+    bytes: int
+    """What they took of the project's storage."""
+
+
 def event_object(event: Event) -> JobEvent:
     return JobEvent(
         id=event_id(event.job_id, event.seq),

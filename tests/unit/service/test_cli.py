@@ -158,3 +158,33 @@ def test_a_database_that_does_not_answer_is_a_sentence(settings: ServiceSettings
     (settings.data_dir / "honed.db").mkdir()
     code, _, sentence = run("keys", "list", "--data", str(settings.data_dir))
     assert (code, sentence.startswith("The database does not answer: ")) == (1, True)
+
+
+@pytest.mark.on_both_databases
+def test_a_projects_quota_is_set_and_shown(
+    settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ("--data", str(settings.data_dir))
+    project_id = run("projects", "create", "team", *data)[1].strip()
+
+    def limit(*to: str) -> str:
+        code, said, _ = run("projects", "quota", "team", *to, *data)
+        assert code == 0
+        head, row = said.splitlines()
+        assert head.split()[:2] == ["limit", "used"]
+        return row.split()[0]
+
+    assert limit() == "none"
+    monkeypatch.setenv("HONED_PROJECT_QUOTA_GB", "1.5")
+    assert limit() == "1,500,000,000"
+    for size, shown in (("50GB", "50,000,000,000"), ("0.5mb", "500,000"), ("7", "7")):
+        assert limit(size) == limit() == shown
+    (row,) = run("projects", "list", *data)[1].splitlines()[1:]
+    assert row.split()[:5] == [project_id, "team", "0", "0", "7"]
+    assert limit("none") == "none"
+    assert limit("default") == "1,500,000,000"
+    for wrong, word in (("much", "no size"), ("9999999TB", "more than can be stored")):
+        code, _, sentence = run("projects", "quota", project_id, wrong, *data)
+        assert (code, word in sentence) == (1, True)
+    code, _, sentence = run("projects", "quota", "nobody", *data)
+    assert (code, "no project 'nobody'" in sentence) == (1, True)
