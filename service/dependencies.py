@@ -21,8 +21,10 @@ from jobs.models import Base
 from service import serving
 from service.doorbell import Doorbell
 from service.grader_models import ServingModels
+from service.monitoring import Monitoring
 from service.places import Places
 from service.settings import ServiceSettings
+from service.traffic import Traffic
 from service.turns import Turns
 
 
@@ -44,6 +46,10 @@ class Resources:
     """Whose bodies are being read."""
     chats: Places
     """Whose chat requests are being answered."""
+    monitoring: Monitoring
+    """What `/metrics` shows."""
+    traffic: Traffic
+    """What requests came to."""
     turns: Turns = field(default_factory=Turns)
     """Who is trying graders out."""
 
@@ -51,10 +57,11 @@ class Resources:
     def open(cls, settings: ServiceSettings) -> Resources:
         engine = connect(settings.sqlalchemy_url)
         models = ServingModels(settings)
+        sessions, traffic = session_factory(engine), Traffic()
         return cls(
             settings=settings,
             engine=engine,
-            sessions=session_factory(engine),
+            sessions=sessions,
             artifacts=open_store(settings),
             doorbell=Doorbell(settings),
             means=Means.of(
@@ -69,6 +76,8 @@ class Resources:
                 "request bodies", a_project=settings.max_project_bodies, in_all=settings.max_bodies
             ),
             chats=Places("chat requests", a_project=settings.max_project_chats),
+            monitoring=Monitoring(settings, sessions, traffic),
+            traffic=traffic,
         )
 
     async def aclose(self) -> None:

@@ -17,12 +17,12 @@ from jobs import alive, disk, results
 from jobs.artifacts import open_store
 from jobs.db import DATABASE_AWAY, connect, session_factory, transaction
 from jobs.errors import JobFailure, LeaseLost, SchemaMismatch, StoreAway
+from jobs.log import configure, refuse
 from jobs.schema import check_schema
 from jobs.settings import Settings
 from jobs.status import Reason
 from jobs.store import attempts, creations, departed, devices, losses, turns
 from service.doorbell import Doorbell
-from service.log import configure
 from service.orphans import Orphans
 from service.settings import ServiceSettings
 from service.signals import StopSignal
@@ -99,11 +99,11 @@ def main() -> int:
 
     A database, broker or artifact store that is away is logged and waited for.
     """
-    configure()
     stop, settings, expire_at = StopSignal(), ServiceSettings(), 0.0
+    configure("sweeper", settings)
     fault = schema_fault(settings)
     if fault:
-        sys.stderr.write(f"{fault}\n")
+        refuse(fault, settings)
         return 1
     engine = connect(settings.sqlalchemy_url)
     sessions, doorbell = session_factory(engine), Doorbell(settings)

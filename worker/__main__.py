@@ -10,6 +10,7 @@ from jobs.db import await_database, connect, session_factory, transaction
 from jobs.devices import DevicesUnknown, num_slots
 from jobs.doorbell import QUEUE
 from jobs.errors import SchemaMismatch
+from jobs.log import configure, refuse
 from jobs.schema import check_schema
 from jobs.settings import get_settings
 from jobs.store import devices
@@ -19,11 +20,13 @@ from worker.start import end_spare, keep_spare
 
 def main() -> int:
     """Work until a signal; 1 when it cannot: the database, or what counts the GPUs."""
+    settings = get_settings()
+    configure("worker", settings)
     try:
         _check_in()
         slots = num_slots()
     except (SchemaMismatch, DevicesUnknown) as fault:
-        sys.stderr.write(f"{fault}\n")
+        refuse(str(fault), settings)
         return 1
     keep_spare()  # before the pool's processes, which inherit the way to it
     # What its pool of processes needs a folder for stays behind where this one is killed.
@@ -42,6 +45,8 @@ def _work(slots: int) -> None:
     # A slot's process is busy for as long as a job runs; the extra one validates new jobs' files.
     app.worker_main(
         [
+            # Its banner is for people.
+            *(["--quiet"] if get_settings().log_format == "json" else []),
             "worker",
             "--pool=prefork",
             f"--concurrency={slots + 1}",

@@ -22,6 +22,7 @@ from jobs.artifacts import open_store
 from jobs.datasets import Row, RowFault, read_rows
 from jobs.db import connect, session_factory, transaction
 from jobs.errors import Gone, JobFailure, StoreAway
+from jobs.log import configure_for_job
 from jobs.models import File, Job
 from jobs.registry import find_model
 from jobs.settings import Settings, get_settings
@@ -228,6 +229,7 @@ class FileCheck:
 def main() -> int:
     """0 once the job has moved; EX_TEMPFAIL when the files could not be fetched now."""
     die_with_parent()
+    configure_for_job("validator", sys.argv[1])
     settings = get_settings()
     engine = connect(settings.sqlalchemy_url)
     try:

@@ -7,6 +7,7 @@ from jobs.models.devices import DeviceHealth, Turn
 from jobs.models.files import File, Upload, UploadPart
 from jobs.models.jobs import Event, Job, JobMetadata, JudgeAnswer, Metric, SampleSet
 from jobs.models.projects import ApiKey, Creation, Project
+from jobs.models.tallies import Tally
 
 __all__ = [
     "ApiKey",
@@ -25,6 +26,7 @@ __all__ = [
     "Metric",
     "Project",
     "SampleSet",
+    "Tally",
     "Turn",
     "Upload",
     "UploadPart",

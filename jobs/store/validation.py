@@ -22,6 +22,8 @@ class Waiting:
     """A job taken for validation."""
 
     job_id: str
+    request_id: str | None
+    """Of the request that made it."""
     num_tries: int
     """How often it has been taken, this time included; above one, a validator never came back."""
 
@@ -44,11 +46,13 @@ def claim(session: Session, *, worker: str, lease_seconds: float) -> Waiting | N
             lease_expires_at=now() + lease_seconds,
             num_losses=Job.num_losses + 1,
         )
-        .returning(Job.id, Job.num_losses)
+        .returning(Job.id, Job.request_id, Job.num_losses)
         .execution_options(synchronize_session=False)
     )
     row = session.execute(statement).first()
-    return None if row is None else Waiting(job_id=row.id, num_tries=row.num_losses)
+    if row is None:
+        return None
+    return Waiting(job_id=row.id, request_id=row.request_id, num_tries=row.num_losses)
 
 
 def renew(session: Session, job_id: str, *, worker: str, lease_seconds: float) -> bool:
