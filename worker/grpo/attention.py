@@ -1,8 +1,8 @@
 """Attention over one row of many sequences: no padding in the row, every prompt in it once.
 
-A token of a completion attends to its group's prompt and to its own completion up to itself. The
-two parts are computed apart, by kernels that also give the logarithm of their softmax's
-denominator, and joined into the softmax over both:
+A token of a completion attends to its group's prompt and to its own completion up to itself. Of
+short groups that is one masked call. Else the two parts are computed apart, by kernels that also
+give the logarithm of their softmax's denominator, and joined into the softmax over both:
 
     l = log(exp l_1 + exp l_2),    o = exp(l_1 - l) o_1 + exp(l_2 - l) o_2
 
@@ -82,7 +82,7 @@ def _computed(
             part.keys.batch(k_NHD),
             part.keys.batch(v_NHD),
             is_causal=part.is_causal,
-            attn_mask=_bias(part.mask, q_NHD),
+            attn_mask=_bias(part, q_NHD),
             scale=scale,
         )
         for part in parts
@@ -107,17 +107,15 @@ def _gradients(part: Part, grad_NHD: Tensor, ctx: Any) -> list[Tensor]:
         log_sums,
         0.0,
         part.is_causal,
-        attn_mask=_bias(part.mask, q_NHD),
+        attn_mask=_bias(part, q_NHD),
         scale=ctx.scale,
     )
     return [_flat(gradient) for gradient in gradients]
 
 
-def _bias(mask: Tensor | None, states: Tensor) -> Tensor | None:
-    """Return what a kernel adds to scores for this mask."""
-    if mask is None:
-        return None
-    return torch.zeros(mask.shape, dtype=states.dtype).masked_fill(~mask, -torch.inf)
+def _bias(part: Part, states: Tensor) -> Tensor | None:
+    """Return what a kernel adds to scores, in the dtype that it takes beside these states."""
+    return None if part.bias is None else part.bias.to(states.dtype)
 
 
 def _joined(pieces: Sequence[Tensor]) -> Tensor:

@@ -31,7 +31,7 @@ def fits(policy: Policy) -> bool:
     """Return whether `FusedDecoder` computes what this policy's decoder does, and affordably."""
     return is_fused(
         policy.decoder,
-        num_weights=sum(p.numel() for p in policy.base.parameters() if not p.requires_grad),
+        num_weights=policy.num_base_weights,
         device=policy.device.type,
         dtype=policy.dtype,
     )

@@ -8,7 +8,7 @@ and W itself is never touched, so nothing drifts. In bf16 a small B A would vani
 the adapter stays apart (`ApartLinear`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -70,10 +70,15 @@ class _Linear(lora.Linear):
         raise NotImplementedError
 
 
+def adapted_layers(model: nn.Module) -> list[_Linear]:
+    """Return the layers of this module's own in a model."""
+    return [module for module in model.modules() if isinstance(module, _Linear)]
+
+
 @contextmanager
-def fixed_weights(model: nn.Module) -> Iterator[None]:
+def fixed_weights(layers: Sequence[_Linear]) -> Iterator[None]:
     """Within it no adapter weight may change: what layers need of them is made once, not a pass."""
-    layers = [m for m in model.modules() if isinstance(m, _Linear) and not m.disable_adapters]
+    layers = [layer for layer in layers if not layer.disable_adapters]
     try:
         with torch.no_grad():
             for layer in layers:

@@ -23,7 +23,7 @@ from worker.grpo.cache import attention_window, is_plain_attention
 from worker.grpo.checksum import checksum
 from worker.grpo.errors import InvalidCheckpoint, UnsupportedModel
 from worker.grpo.head import check_head, logits_head
-from worker.grpo.lora import fixed_weights, linear_class
+from worker.grpo.lora import adapted_layers, fixed_weights, linear_class
 
 OLD_CACHE_NAME = "past_key_values"
 
@@ -59,6 +59,7 @@ class Policy:
         )
         if (kind := linear_class(base)) is not None:
             config._register_custom_module({nn.Linear: kind})
+        self.num_base_weights = sum(p.numel() for p in base.parameters())
         with torch.random.fork_rng([base.device] if base.device.type == "cuda" else []):
             torch.manual_seed(seed)
             with warnings.catch_warnings():
@@ -69,6 +70,11 @@ class Policy:
         self.model.eval()
         self.lora_config = config
         self.base = base
+        # Listed once: to walk through all modules takes longer than a small model's token.
+        self.parameters = dict(self.model.named_parameters())
+        """All weights by name, the base's and the adapter's."""
+        self.adapted = adapted_layers(self.model)
+        """The layers of our own that have an adapter."""
         self.decoder = base.get_decoder()
         """The model without its head: ids to hidden states, adapter included."""
         self.cache_argument = cache_argument(self.decoder)
@@ -143,7 +149,7 @@ class Policy:
     @property
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The adapter's parameters by name, fp32."""
-        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        return {n: p for n, p in self.parameters.items() if p.requires_grad}
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -160,7 +166,7 @@ class Policy:
     @contextmanager
     def unmoved(self) -> Iterator[None]:
         """Within it no adapter weight changes: what passes need of them is made once for all."""
-        with fixed_weights(self.model):
+        with fixed_weights(self.adapted):
             yield
 
     def base_checksum(self) -> str:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from worker.grpo.lora import ApartLinear, SummedLinear
 
 TYPICAL_ROWS = 16  # What the layout is chosen for; any number of rows can be multiplied.
+MIN_LAID_OUT = 1 << 18  # Fewer weights stay in a cache near the core: their layout gains nothing.
 
 
 class Product:
@@ -49,8 +50,8 @@ class Product:
         x_NK = self._widened(x_NK)
         if not self.weight.is_mkldnn:
             y_NM = F.linear(x_NK, self.weight, self.bias)
-            y_NM = y_NM if plus is None else y_NM + plus
-            return y_NM if times is None else y_NM * times
+            y_NM = y_NM if plus is None else y_NM.add_(plus)
+            return y_NM if times is None else y_NM.mul_(times)
         other, name = (plus, "add") if times is None else (times, "mul")
         if other is None:
             return _packed(x_NK, self.weight, self.bias, "none")
@@ -61,7 +62,7 @@ class Product:
         """Return y * sigmoid(y) of the outputs y."""
         x_NK = self._widened(x_NK)
         if not self.weight.is_mkldnn:
-            return F.silu(F.linear(x_NK, self.weight, self.bias))
+            return F.silu(F.linear(x_NK, self.weight, self.bias), inplace=True)
         return _packed(x_NK, self.weight, self.bias, "swish")
 
     def _widened(self, x_NK: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ def _stacked_bias(parts: Sequence[tuple[Tensor, Tensor | None, Adapter | None]])
 
 
 def _laid_out(weight: Tensor) -> Tensor:
-    if not torch.backends.mkldnn.is_available():
+    if weight.numel() < MIN_LAID_OUT or not torch.backends.mkldnn.is_available():
         return weight
     if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return weight

@@ -3,12 +3,13 @@
     prompt 0, prompt 1, ...;  completions of prompt 0, completions of prompt 1, ...
 
 A completion's last token is not in it: nothing is predicted from it. Only attention tells the
-sequences apart, and it alone computes them as padded batches, of sequences of like length.
+sequences apart, and it alone computes them as padded batches: of sequences of like length, or,
+where all are so short that calls cost more than products, of groups with a mask.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
@@ -45,13 +46,17 @@ class Part:
     queries: Spans
     keys: Spans
     is_causal: bool
-    mask: Tensor | None
-    """[S, 1, 1, T] True on keys that are tokens; None where all that are attended to are."""
+    bias: Tensor | None
+    """What is added to scores, [S, 1, 1 or queries, keys] in fp32: -inf on what is not attended to;
+    None where all is that `is_causal` leaves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Attention over a row: every sequence with itself, and completions with their prompts."""
+    """Attention over a row: every sequence with itself, and completions with their prompts.
+
+    Where groups are computed whole there is no `prefix`: a group is one sequence with a mask.
+    """
 
     own: list[Part]
     own_places: Tensor
@@ -91,11 +96,11 @@ def row_of(
     offsets = [0] * len(prompts) + [len(prompts[prompt_rows[i]]) for i in order]
     num_prompt_tokens = starts[len(prompts)]
     states: list[list[int]] = [[] for _ in completions]
-    group_lengths = [0] * len(prompts)
+    completion_lengths: list[list[int]] = [[] for _ in prompts]
     for i, start in zip(order, starts[len(prompts) :], strict=False):
         end = start + len(completions[i]) - 1
         states[i] = [starts[prompt_rows[i] + 1] - 1, *range(start, end)]
-        group_lengths[prompt_rows[i]] += end - start
+        completion_lengths[prompt_rows[i]].append(end - start)
     return Row(
         ids_N=torch.tensor([i for piece in pieces for i in piece], device=device),
         positions_N=torch.tensor(
@@ -104,33 +109,75 @@ def row_of(
         ),
         states_N=torch.tensor([i for group in states for i in group], device=device),
         num_prompt_tokens=num_prompt_tokens,
-        parts=_parts(list(map(len, prompts)), group_lengths, list(map(len, pieces)), device),
+        parts=_parts(list(map(len, prompts)), completion_lengths, device),
     )
 
 
 def _parts(
-    prompt_lengths: list[int], group_lengths: list[int], lengths: list[int], device: torch.device
+    prompt_lengths: list[int], completion_lengths: list[list[int]], device: torch.device
 ) -> Parts:
+    """Return the cheaper parts; both lengths are those in the row, by prompt."""
+    group_lengths = list(map(sum, completion_lengths))
+    lengths = [*prompt_lengths, *chain(*completion_lengths)]
+    sequences = [(n, n) for n in lengths]
+    prefixes = list(zip(group_lengths, prompt_lengths, strict=True)) if any(group_lengths) else []
+    wholes = [(n + m, n + m) for n, m in zip(prompt_lengths, group_lengths, strict=True)]
+    # Joining the results of two parts takes about as long as a call.
+    apart = _cost(sequences) + _cost(prefixes) + (CALL_PRODUCTS if prefixes else 0)
+    num_prompt_tokens, num_tokens = sum(prompt_lengths), sum(lengths)
     starts = [0, *accumulate(lengths)]
-    own, prefix = [], []
-    for members in _alike([(n, n) for n in lengths]):
-        spans = _spans([(starts[i], lengths[i]) for i in members], device)
-        # Padding is behind every token: a causal mask hides it.
-        own.append(Part(spans, spans, is_causal=True, mask=None))
-    num_prompt_tokens = sum(prompt_lengths)
     group_starts = list(accumulate(group_lengths, initial=num_prompt_tokens))
-    has_completions = starts[-1] > num_prompt_tokens
-    for members in _alike(list(zip(group_lengths, prompt_lengths, strict=True))):
-        if has_completions:
+
+    own, prefix = [], []
+    if _cost(wholes) < apart:
+        for members in _alike(wholes):
+            tokens = [
+                [*range(starts[i], starts[i + 1]), *range(group_starts[i], group_starts[i + 1])]
+                for i in members
+            ]
+            sizes = [[prompt_lengths[i], *completion_lengths[i]] for i in members]
+            own.append(_whole_groups(tokens, sizes, device))
+    else:
+        for members in _alike(sequences):
+            spans = _spans([(starts[i], lengths[i]) for i in members], device)
+            # Padding is behind every token: a causal mask hides it.
+            own.append(Part(spans, spans, is_causal=True, bias=None))
+        for members in _alike(prefixes):
             queries = _spans([(group_starts[i], group_lengths[i]) for i in members], device)
             keys = _spans([(starts[i], prompt_lengths[i]) for i in members], device)
-            prefix.append(Part(queries, keys, is_causal=False, mask=_mask(keys)))
+            prefix.append(Part(queries, keys, is_causal=False, bias=_bias(keys)))
     return Parts(
         own=own,
-        own_places=_places([part.queries for part in own], 0, starts[-1]),
+        own_places=_places([part.queries for part in own], 0, num_tokens),
         prefix=prefix,
-        query_places=_places([part.queries for part in prefix], num_prompt_tokens, starts[-1]),
+        query_places=_places([part.queries for part in prefix], num_prompt_tokens, num_tokens),
         key_places=_places([part.keys for part in prefix], 0, num_prompt_tokens),
+    )
+
+
+def _whole_groups(tokens: list[list[int]], sizes: list[list[int]], device: torch.device) -> Part:
+    """Return groups as sequences: prompt, then completions, none of which sees another.
+
+    `sizes` are how many tokens each of them has.
+    """
+    width = max(map(len, tokens))
+    # The prompt is 0, which all see that come after it; padding is -1.
+    owners = [[n for n, size in enumerate(group) for _ in range(size)] for group in sizes]
+    owners_ST = torch.tensor([row + [-1] * (width - len(row)) for row in owners], device=device)
+    is_seen = (owners_ST[:, None] == 0) | (owners_ST[:, None] == owners_ST[:, :, None])
+    bias = torch.zeros(is_seen.shape, device=device).masked_fill_(~is_seen.tril(), -torch.inf)
+    padded = torch.tensor([row + row[-1:] * (width - len(row)) for row in tokens], device=device)
+    padding = (owners_ST.flatten() < 0).nonzero().squeeze(1)
+    spans = Spans(len(tokens), padded.flatten(), padding, None)
+    return Part(spans, spans, is_causal=False, bias=bias[:, None])
+
+
+def _cost(sizes: list[tuple[int, int]]) -> int:
+    """Return products of queries and keys, padding and calls included."""
+    batches = [[sizes[i] for i in members] for members in _alike(sizes)]
+    return sum(
+        len(batch) * max(q for q, _ in batch) * max(k for _, k in batch) + CALL_PRODUCTS
+        for batch in batches
     )
 
 
@@ -167,11 +214,12 @@ def _spans(spans: list[tuple[int, int]], device: torch.device) -> Spans:
     return Spans(len(spans), tokens.flatten().to(device), padding.to(device), only)
 
 
-def _mask(keys: Spans) -> Tensor | None:
+def _bias(keys: Spans) -> Tensor | None:
+    """Return what hides the keys that are padding."""
     if not len(keys.padding):
         return None
-    mask = torch.ones(len(keys.tokens), dtype=torch.bool, device=keys.tokens.device)
-    return mask.index_fill(0, keys.padding, False).view(keys.num_spans, 1, 1, -1)
+    bias = torch.zeros(len(keys.tokens), device=keys.tokens.device)
+    return bias.index_fill_(0, keys.padding, -torch.inf).view(keys.num_spans, 1, 1, -1)
 
 
 def _places(batches: list[Spans], start: int, stop: int) -> Tensor:

@@ -97,7 +97,7 @@ def test_weights_are_fixed_only_while_they_do_not_move() -> None:
 
 def test_fixed_weights_are_let_go_on_errors() -> None:
     policy = policy_in(torch.float32)
-    with pytest.raises(KeyError), fixed_weights(policy.model):
+    with pytest.raises(KeyError), fixed_weights(policy.adapted):
         raise KeyError
     assert all(m._fixed is None for m in policy.model.modules() if isinstance(m, SummedLinear))
 
@@ -113,7 +113,7 @@ def test_weights_that_are_fixed_halfway_are_let_go(monkeypatch: pytest.MonkeyPat
         return prepared(*operands)
 
     monkeypatch.setattr(SummedLinear, "prepared", staticmethod(failing))
-    with pytest.raises(torch.OutOfMemoryError), fixed_weights(policy.model):
+    with pytest.raises(torch.OutOfMemoryError), fixed_weights(policy.adapted):
         pass
     assert next(calls) == 4
     assert all(m._fixed is None for m in policy.model.modules() if isinstance(m, SummedLinear))
