@@ -64,6 +64,7 @@ class ServiceSettings(Settings):
 
     metrics_token: str = ""
     """What a scraper on another machine shows for `/metrics`; empty lets only this machine in."""
+
     @property
     def own_url(self) -> str:
         """Where this machine reaches the service."""

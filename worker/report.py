@@ -171,15 +171,19 @@ class Reporter:
                 state_bytes=state_bytes,
                 metrics=_checkpoint_metrics(step, row),
             )
-            old = checkpoints.resumable(session, self.claimed.job_id)[KEPT_STATES:]
-            for checkpoint in old:
-                checkpoints.forget_state(session, checkpoint.id)
-            retired = [one.folder for one in checkpoints.retire(session, self.claimed.job_id)]
-            return [f"{one.folder}/state" for one in old] + retired
+            return self._forget_old(session)
 
         for unneeded in self._committed(record):
             self._patiently(partial(self.store.remove, unneeded))
         self._full = self._committed(self._why_full)  # just now nothing is lost by a pause
+
+    def _forget_old(self, session: Session) -> list[str]:
+        """The folders that nothing needs once there is one checkpoint more."""
+        old = checkpoints.resumable(session, self.claimed.job_id)[KEPT_STATES:]
+        for checkpoint in old:
+            checkpoints.forget_state(session, checkpoint.id)
+        retired = [one.folder for one in checkpoints.retire(session, self.claimed.job_id)]
+        return [f"{one.folder}/state" for one in old] + retired
 
     def _why_full(self, session: Session) -> str | None:
         """What the job is paused with where its project stores as much as it may."""

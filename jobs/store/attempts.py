@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ScalarSelect, func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.db import now
@@ -55,15 +55,9 @@ def claim(
 
     None when nothing can be taken.
     """
-    waiting = select(Job.id).where(
-        Job.status == Status.QUEUED, has_come(Job.claimable_at), fitting.fits(device)
-    )
-    candidate = (
-        turns.in_turn(waiting).limit(1).with_for_update(skip_locked=True, of=Job).scalar_subquery()
-    )
     statement = (
         update(Job)
-        .where(Job.id == candidate, Job.status == Status.QUEUED)
+        .where(Job.id == _next(device), Job.status == Status.QUEUED)
         .values(
             status=Status.RUNNING,
             attempt=Job.attempt + 1,
@@ -86,7 +80,6 @@ def claim(
     row = session.execute(statement).first()
     if row is None:
         return None
-    claimed = Claim(job_id=row.id, attempt=row.attempt, request_id=row.request_id)
     turns.begin(
         session,
         row.id,
@@ -96,11 +89,18 @@ def claim(
         place=place,
     )
     tallies.of(session).observe(QUEUE_SECONDS, row.waited_seconds)
-    if claimed.attempt == 1:
-        events.add(session, claimed.job_id, "Fine-tuning job started")
-    else:
-        events.add(session, claimed.job_id, f"Fine-tuning job goes on (attempt {claimed.attempt})")
-    return claimed
+    goes_on = f"Fine-tuning job goes on (attempt {row.attempt})"
+    events.add(session, row.id, "Fine-tuning job started" if row.attempt == 1 else goes_on)
+    return Claim(job_id=row.id, attempt=row.attempt, request_id=row.request_id)
+
+
+def _next(device: Device) -> ScalarSelect[str]:
+    """The job that a device takes now, less those whose row another worker has just locked."""
+    waiting = select(Job.id).where(
+        Job.status == Status.QUEUED, has_come(Job.claimable_at), fitting.fits(device)
+    )
+    in_turn = turns.in_turn(waiting).limit(1)
+    return in_turn.with_for_update(skip_locked=True, of=Job).scalar_subquery()
 
 
 def fence(session: Session, claimed: Claim, **values: Any) -> None:

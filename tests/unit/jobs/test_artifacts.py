@@ -252,21 +252,15 @@ class TestInAFolder:
 
     def test_what_a_killed_writer_left_goes_at_the_next_round(self, store: LocalStore) -> None:
         code = (
-            "import sys\n"
-            "from pathlib import Path\n"
+            "import pathlib, sys\n"
             "from jobs.artifacts import LocalStore\n"
             "def write(folder):\n"
             "    (folder / 'half').write_bytes(b'x')\n"
-            "    print('writing', flush=True)\n"
-            "    sys.stdin.read()\n"
-            "LocalStore(Path(sys.argv[1])).publish('jobs/a/step-1', write)\n"
+            "    sys.stdin.read(print('writing', flush=True))\n"
+            "LocalStore(pathlib.Path(sys.argv[1])).publish('jobs/a/step-1', write)\n"
         )
-        with subprocess.Popen(
-            [sys.executable, "-c", code, str(store.root)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as writer:
-            assert writer.stdout is not None
+        command, pipe = [sys.executable, "-c", code, str(store.root)], subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as writer:
             assert writer.stdout.readline() == b"writing\n"
             assert store.clear_abandoned() == 0
             assert len(list(store.root.rglob("half"))) == 1, "its writer lives"
