@@ -10,8 +10,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
+    MultipleResults,
     RuleBasedStateMachine,
+    initialize,
     invariant,
+    multiple,
     precondition,
     rule,
     run_state_machine_as_test,
@@ -27,7 +30,7 @@ from jobs.status import HELD, TERMINAL, TRANSITIONS, Phase, Status
 from jobs.store import attempts, events, jobs, losses, metrics, projects, validation
 from jobs.store.attempts import Claim
 
-MAX_JOBS = 4
+MAX_JOBS = 5
 NUM_PROJECTS = 2
 MAX_LOSSES = 3
 LONG_AGO = 1.0
@@ -68,12 +71,17 @@ class Lifecycle(RuleBasedStateMachine):
             names = [uuid.uuid4().hex for _ in range(NUM_PROJECTS)]
             self.project_ids = [projects.ensure_project(session, name).id for name in names]
 
+    @initialize(target=job_ids)
+    def begin(self) -> MultipleResults[str]:
+        """Every project has something to claim: most that can happen begins with that."""
+        return multiple(*(self.post(True, number, 0) for number in range(NUM_PROJECTS)))
+
     @precondition(lambda self: len(self.known) < MAX_JOBS)
     @rule(
         target=job_ids,
-        is_queued=st.booleans(),
+        is_queued=st.sampled_from([True, True, False]),
         project=st.integers(0, NUM_PROJECTS - 1),
-        priority=st.sampled_from([0, 0, 1]),
+        priority=st.sampled_from([0, 0, 0, 0, 1]),
     )
     def post(self, is_queued: bool, project: int, priority: int) -> str:
         project_id = self.project_ids[project]
@@ -82,6 +90,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.known[job_id] = Known(status, project_id)
         return job_id
 
+    @precondition(lambda self: self.known)
     @rule(hours=st.integers(1, 12))
     def hours_pass(self, hours: int) -> None:
         self.turns.pass_hours(hours)
@@ -191,23 +200,27 @@ class Lifecycle(RuleBasedStateMachine):
                 self.turns.end(known.held)
                 known.held = None
         self.turns.check(self.project_ids)
+        self.turns.check_ended({job_id for job_id, one in self.known.items() if not one.held})
 
     def teardown(self) -> None:
         """Nothing written was lost or doubled; then the jobs get out of the next run's way."""
-        for job_id, known in self.known.items():
-            with self.sessions() as session:
-                rows = metrics.list_after(session, job_id, after_step=-1, limit=1000).rows
-                page = events.list_page(
-                    session, job_id, after_seq=None, limit=1000, newest_first=False
-                )
-            assert [metric.step for metric in rows] == known.saved_steps
-            assert [event.seq for event in page.rows] == list(range(1, len(page.rows) + 1))
-            num_ends = sum(event.message.startswith(ENDS) for event in page.rows)
-            assert num_ends == (known.status in TERMINAL)
-            with self.sessions() as session:
-                turns = session.scalars(select(Turn.attempt).where(Turn.job_id == job_id))
-                assert sorted(turns) == list(range(1, known.attempt + 1))
-            set_columns(self.sessions, job_id, status=Status.CANCELLED, lease_owner=None)
+        try:
+            for job_id, known in self.known.items():
+                self._check_whole(job_id, known)
+        finally:
+            for job_id in self.known:
+                set_columns(self.sessions, job_id, status=Status.CANCELLED, lease_owner=None)
+
+    def _check_whole(self, job_id: str, known: Known) -> None:
+        with self.sessions() as session:
+            rows = metrics.list_after(session, job_id, after_step=-1, limit=1000).rows
+            page = events.list_page(session, job_id, after_seq=None, limit=1000, newest_first=False)
+            turns = session.scalars(select(Turn.attempt).where(Turn.job_id == job_id)).all()
+        assert [metric.step for metric in rows] == known.saved_steps
+        assert [event.seq for event in page.rows] == list(range(1, len(page.rows) + 1))
+        num_ends = sum(event.message.startswith(ENDS) for event in page.rows)
+        assert num_ends == (known.status in TERMINAL)
+        assert sorted(turns) == list(range(1, known.attempt + 1))
 
     def _write(self, held: Claim | None, write: Callable[[Session, Claim], object]) -> bool:
         """Write as an attempt: it must count exactly when that attempt holds its job."""

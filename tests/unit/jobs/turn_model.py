@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from holding import Sessions
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from jobs.db import now, transaction
 from jobs.models import Job, Turn
@@ -75,6 +75,12 @@ class TurnModel:
         for project_id in project_ids:
             hours = found.get(project_id, 0.0) / HOUR
             assert abs(hours - self.used(project_id)) < NOISE_HOURS
+
+    def check_ended(self, job_ids: set[str]) -> None:
+        """Nothing of these jobs holds a device still."""
+        query = select(Turn.job_id).where(Turn.job_id.in_(job_ids), Turn.until > now())
+        with self.sessions() as session:
+            assert session.scalars(query).all() == []
 
     def _shift(self, claimed: Claim, hours: int) -> None:
         values = {"started_at": Turn.started_at - hours * HOUR}
