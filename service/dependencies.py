@@ -20,6 +20,7 @@ from jobs.graders.settings import GraderSettings
 from service import serving
 from service.doorbell import Doorbell
 from service.grader_models import ServingModels
+from service.schema_watch import SchemaWatch
 from service.settings import ServiceSettings
 from service.turns import Turns
 
@@ -38,6 +39,7 @@ class Resources:
     models: ServingModels
     serving: httpx2.AsyncClient
     """What chat asks the serving process with."""
+    schema: SchemaWatch
     turns: Turns = field(default_factory=Turns)
     """Who is trying graders out."""
 
@@ -48,6 +50,7 @@ class Resources:
         return cls(
             settings=settings,
             engine=engine,
+            schema=SchemaWatch(engine),
             sessions=session_factory(engine),
             artifacts=ArtifactStore(settings.artifacts_dir),
             doorbell=Doorbell(settings),
@@ -81,6 +84,7 @@ def get_resources(request: Request) -> Resources:
 
 def get_session(resources: Annotated[Resources, Depends(get_resources)]) -> Iterator[Session]:
     """A session that ends before the response is sent. Routes that write commit it themselves."""
+    resources.schema.check()
     with resources.sessions() as session:
         yield session
 
