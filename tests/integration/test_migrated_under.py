@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
-from supervised import Sessions, row
+from supervised import Sessions, queued_job, row
 from waiting import wait_for
 from workers import Start, posted
 
@@ -47,14 +47,14 @@ def test_a_worker_goes_on_beside_what_only_adds_and_claims_nothing_beside_the_re
         assert row(sessions, later).status == Status.SUCCEEDED
 
         be_at(engine, "9999")
-        waiting = posted(client, **SHORT)
+        waiting = queued_job(sessions)  # as if by the newer service: this one takes none
         wait_for(
             lambda: "nothing is claimed: The database is at version 9999" in log(tmp_path),
             seconds=60,
             what="the worker's sentence",
         )
         assert client.get("/readyz").status_code == 503
-        assert row(sessions, waiting).status == Status.VALIDATING_FILES
+        assert (row(sessions, waiting).status, row(sessions, waiting).attempt) == (Status.QUEUED, 0)
     assert (row(sessions, job_id).status, row(sessions, job_id).attempt) == (Status.CANCELLED, 1)
 
 
