@@ -23,6 +23,7 @@ from service.doorbell import Doorbell
 from service.grader_models import ServingModels
 from service.monitoring import Monitoring
 from service.places import Places
+from service.schema_watch import SchemaWatch
 from service.settings import ServiceSettings
 from service.traffic import Traffic
 from service.turns import Turns
@@ -50,6 +51,7 @@ class Resources:
     """What `/metrics` shows."""
     traffic: Traffic
     """What requests came to."""
+    schema: SchemaWatch
     turns: Turns = field(default_factory=Turns)
     """Who is trying graders out."""
 
@@ -61,6 +63,7 @@ class Resources:
         return cls(
             settings=settings,
             engine=engine,
+            schema=SchemaWatch(engine),
             sessions=sessions,
             artifacts=open_store(settings),
             doorbell=Doorbell(settings),
@@ -101,6 +104,7 @@ def get_resources(request: Request) -> Resources:
 
 def get_session(resources: Annotated[Resources, Depends(get_resources)]) -> Iterator[Session]:
     """A session that ends before the response is sent. Routes that write commit it themselves."""
+    resources.schema.check()
     with resources.sessions() as session:
         yield session
 

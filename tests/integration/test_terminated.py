@@ -1,19 +1,15 @@
 """SIGTERM to the processes of a stack, at bad moments: each ends in time, and leaves nobody."""
 
 import os
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from fastapi.testclient import TestClient
-from processes import python
 from supervised import Sessions, row
 from trainer_runs import Trainers
 from waiting import wait_for
+from workers import GRACE_SECONDS, Start, Worker, posted
 
 from jobs.models import Job
 from jobs.status import Phase, Status
@@ -21,40 +17,8 @@ from service.settings import ServiceSettings
 
 pytestmark = pytest.mark.slow
 
-# The worker's, as compose gives it.
-GRACE_SECONDS = 60
 LONG = {"max_steps": 500, "batch_size": 4, "group_size": 4, "max_completion_tokens": 8}
 LONG |= {"eval_interval": 500, "eval_samples": 2, "checkpoint_interval": 500}
-
-Worker = subprocess.Popen[bytes]
-Start = Callable[[], Any]
-
-
-@pytest.fixture
-def worker(settings: ServiceSettings, tmp_path: Path) -> Start:
-    """Starts a worker on the test's database."""
-    given = {
-        "data_dir": settings.data_dir,
-        "database_url": settings.sqlalchemy_url,
-        "poll_seconds": 0.5,
-        "model_roots": ":".join(map(str, settings.model_roots)),
-    }
-
-    @contextmanager
-    def start() -> Iterator[Worker]:
-        with python("worker", log=tmp_path / "log", **given) as process:
-            children = []
-            try:
-                yield process
-                children = psutil.Process(process.pid).children(recursive=True)
-            except psutil.NoSuchProcess:
-                pass  # it has ended in the block
-            finally:
-                process.terminate()
-                process.wait(GRACE_SECONDS)
-                psutil.wait_procs(children, timeout=10)
-
-    return start
 
 
 def family(process: Worker) -> list[psutil.Process]:
@@ -77,10 +41,10 @@ def is_in_a_step(sessions: Sessions, job_id: str, *, after: int = 0) -> bool:
 
 
 def test_a_trainer_alone_saves_its_state_and_its_job_goes_on(
-    trainers: Trainers, sessions: Sessions, worker: Start
+    trainers: Trainers, sessions: Sessions, worker_process: Start
 ) -> None:
     job_id = trainers.submit(**LONG)
-    with worker() as process:
+    with worker_process() as process:
         wait_for(lambda: is_in_a_step(sessions, job_id), seconds=120, what="the second step")
         (trainer,) = named(process, "worker.train")
         trainer.terminate()
@@ -95,11 +59,11 @@ def test_a_trainer_alone_saves_its_state_and_its_job_goes_on(
 
 
 def test_a_pool_process_alone_takes_its_worker_along_and_the_job_goes_on(
-    trainers: Trainers, sessions: Sessions, worker: Start, tmp_path: Path
+    trainers: Trainers, sessions: Sessions, worker_process: Start, tmp_path: Path
 ) -> None:
     """On the embedded broker, which a process that is killed may have locked."""
     job_id = trainers.submit(**LONG | {"checkpoint_interval": 2})
-    with worker() as process:
+    with worker_process() as process:
         wait_for(lambda: is_in_a_step(sessions, job_id), seconds=120, what="the second step")
         everybody = family(process)
         owner = int((row(sessions, job_id).lease_owner or "").split(":")[1])
@@ -108,7 +72,7 @@ def test_a_pool_process_alone_takes_its_worker_along_and_the_job_goes_on(
         assert_nobody_is_left(everybody)
     assert "a process of the pool was killed" in (tmp_path / "log").read_text()
     lost_at = row(sessions, job_id).step
-    with worker():
+    with worker_process():
         give_back(sessions, job_id)
         wait_for(lambda: row(sessions, job_id).step > lost_at, seconds=120, what="a next step")
 
@@ -121,14 +85,14 @@ def give_back(sessions: Sessions, job_id: str) -> None:
 
 
 def test_a_worker_that_validates_gives_the_job_back(
-    client: TestClient, settings: ServiceSettings, sessions: Sessions, worker: Start
+    client: TestClient, settings: ServiceSettings, sessions: Sessions, worker_process: Start
 ) -> None:
     job_id = posted(client)
     # A file that is never read to its end.
     path = settings.artifacts_dir / "files" / row(sessions, job_id).training_file
     path.unlink()
     os.mkfifo(path)
-    with worker() as process:
+    with worker_process() as process:
         (validator,) = wait_for(
             lambda: named(process, "worker.validate"), seconds=60, what="the validator"
         )
@@ -138,18 +102,3 @@ def test_a_worker_that_validates_gives_the_job_back(
         assert_nobody_is_left([validator, *everybody])
     job = row(sessions, job_id)
     assert (job.status, job.lease_owner, job.num_losses) == (Status.VALIDATING_FILES, None, 0)
-
-
-def posted(client: TestClient) -> str:
-    """A job on the starter model, in validation."""
-    files = {"file": ("rows.jsonl", b'{"messages": [{"role": "user", "content": "1 + 1"}]}\n')}
-    file = client.post("/v1/files", data={"purpose": "fine-tune"}, files=files).json()
-    grader = {"type": "length", "input": "{{sample.output_text}}", "unit": "words", "max": 2}
-    body = {
-        "model": "honed/starter",
-        "training_file": file["id"],
-        "method": {"type": "reinforcement", "reinforcement": {"grader": grader}},
-    }
-    answer = client.post("/v1/fine_tuning/jobs", json=body)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["id"])
