@@ -63,10 +63,11 @@ class Tallies:
 def of(session: Session) -> Tallies:
     """What the session's transaction counts, if it commits."""
     transaction = session.get_transaction() or session.begin()
-    begun, counted = session.info.get(_KEY, (None, None))
+    begun, counted = session.info.get(_KEY, (None, Tallies()))
     if begun is not transaction:  # the one before was rolled back
         counted = Tallies()
         session.info[_KEY] = (transaction, counted)
+    assert isinstance(counted, Tallies)
     return counted
 
 
