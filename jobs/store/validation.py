@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import case, select, update
@@ -22,10 +22,10 @@ class Waiting:
     """A job taken for validation."""
 
     job_id: str
-    request_id: str | None
-    """Of the request that made it."""
     num_tries: int
     """How often it has been taken, this time included; above one, a validator never came back."""
+    request_id: str | None = field(default=None, compare=False)
+    """Of the request that made the job, for the log."""
 
 
 def claim(session: Session, *, worker: str, lease_seconds: float) -> Waiting | None:
@@ -52,7 +52,7 @@ def claim(session: Session, *, worker: str, lease_seconds: float) -> Waiting | N
     row = session.execute(statement).first()
     if row is None:
         return None
-    return Waiting(job_id=row.id, request_id=row.request_id, num_tries=row.num_losses)
+    return Waiting(job_id=row.id, num_tries=row.num_losses, request_id=row.request_id)
 
 
 def renew(session: Session, job_id: str, *, worker: str, lease_seconds: float) -> bool:
