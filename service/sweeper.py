@@ -100,8 +100,8 @@ def main() -> int:
             sweep(sessions, doorbell, settings)
             tidy(sessions, artifacts)
             if time.monotonic() >= expire_at:
-                expire(sessions, artifacts, settings)
-                expire_at = time.monotonic() + EXPIRE_EVERY_SECONDS
+                has_more = expire(sessions, artifacts, settings)
+                expire_at = time.monotonic() + (0.0 if has_more else EXPIRE_EVERY_SECONDS)
             alive.beat(settings, "sweeper")
         except SQLAlchemyError as error:
             logger.error("the database does not answer, sweeping again soon: %s", error)

@@ -40,10 +40,12 @@ def store(settings: ServiceSettings) -> ArtifactStore:
 @pytest.fixture
 def sweep(
     sessions: Sessions, settings: ServiceSettings, store: ArtifactStore
-) -> Callable[[], None]:
-    def sweep() -> None:
+) -> Callable[[], bool]:
+    """A round of both; whether there may be more."""
+
+    def sweep() -> bool:
         tidy(sessions, store)
-        expire(sessions, store, settings)
+        return expire(sessions, store, settings)
 
     return sweep
 
@@ -120,7 +122,7 @@ class TestSamples:
         add_samples(sessions, job_id, *range(5))
         age(SampleSet, days=11)
         for left in (3, 1, 0):
-            sweep()
+            assert sweep() is (left > 0)
             assert used(client, "samples") == left * len('[{"n": 0}]')
 
     def test_their_owner_deletes_them(
