@@ -116,8 +116,8 @@ def main() -> int:
                 tidy(sessions, artifacts)
                 orphans.look_now_and_then(sessions, artifacts)
                 if time.monotonic() >= expire_at:
-                    expire(sessions, artifacts, settings)
-                    expire_at = time.monotonic() + EXPIRE_EVERY_SECONDS
+                    has_more = expire(sessions, artifacts, settings)
+                    expire_at = time.monotonic() + (0.0 if has_more else EXPIRE_EVERY_SECONDS)
             alive.beat(settings, "sweeper")
         except StoreAway as error:
             # Lost jobs are not kept waiting for a store that takes its time to fail.

@@ -42,8 +42,9 @@ def tidy(sessions: sessionmaker[Session], artifacts: ArtifactStore) -> None:
 
 def expire(
     sessions: sessionmaker[Session], artifacts: ArtifactStore, settings: ServiceSettings
-) -> None:
-    """What the operator keeps for some time only."""
+) -> bool:
+    """What the operator keeps for some time only. Whether there may be more of it."""
+    nums = [0]
     if settings.keep_unused_files_days is not None:
         seconds = settings.keep_unused_files_days * DAY
         with sessions() as session:
@@ -51,10 +52,13 @@ def expire(
                 session, seconds=seconds, kept_purpose=results.PURPOSE, limit=BATCH
             )
         _files(sessions, artifacts, unused)
+        nums.append(len(unused))
     if settings.keep_checkpoints_days is not None:
-        _checkpoints(sessions, artifacts, seconds=settings.keep_checkpoints_days * DAY)
+        seconds = settings.keep_checkpoints_days * DAY
+        nums.append(_checkpoints(sessions, artifacts, seconds=seconds))
     if settings.keep_samples_days is not None:
-        _samples(sessions, seconds=settings.keep_samples_days * DAY)
+        nums.append(_samples(sessions, seconds=settings.keep_samples_days * DAY))
+    return max(nums) >= BATCH
 
 
 def _left_behind(sessions: sessionmaker[Session], artifacts: ArtifactStore) -> None:
@@ -88,7 +92,7 @@ def _files(sessions: sessionmaker[Session], artifacts: ArtifactStore, expired: l
 
 def _checkpoints(
     sessions: sessionmaker[Session], artifacts: ArtifactStore, *, seconds: float
-) -> None:
+) -> int:
     with sessions() as session:
         overdue = checkpoints.overdue(session, seconds=seconds, limit=BATCH)
     for checkpoint in overdue:
@@ -96,15 +100,17 @@ def _checkpoints(
             checkpoints.expire(session, checkpoint)
         _remove_bytes(sessions, artifacts, checkpoint.id, checkpoint.folder)
         logger.info("%s of %s expired and is removed", checkpoint.id, checkpoint.job_id)
+    return len(overdue)
 
 
-def _samples(sessions: sessionmaker[Session], *, seconds: float) -> None:
+def _samples(sessions: sessionmaker[Session], *, seconds: float) -> int:
     with sessions() as session:
         overdue = metrics.overdue_samples(session, seconds=seconds, limit=BATCH)
     for job_id in overdue:
         with transaction(sessions) as session:
             num_bytes = metrics.remove_samples(session, job_id, older_than=seconds, limit=BATCH)
         logger.info("%s: %d bytes of samples expired and are removed", job_id, num_bytes)
+    return overdue.total()
 
 
 def _uploads(sessions: sessionmaker[Session], artifacts: ArtifactStore) -> None:

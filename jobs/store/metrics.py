@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from sqlalchemy import delete, select, update
@@ -48,41 +49,45 @@ def put_samples(
     _add_bytes(session, job_id, num_bytes - sum(replaced))
 
 
-def overdue_samples(session: Session, *, seconds: float, limit: int) -> list[str]:
-    """Jobs with samples that were written longer ago than that; `limit` is of samples."""
+def overdue_samples(session: Session, *, seconds: float, limit: int) -> Counter[str]:
+    """How many samples of each job were written longer ago than that, the oldest of all first."""
     query = (
         select(SampleSet.job_id)
         .where(SampleSet.created_at < now() - seconds)
         .order_by(SampleSet.created_at)
         .limit(limit)
     )
-    return sorted(set(session.scalars(query)))
+    return Counter(session.scalars(query))
 
 
 def remove_samples(
-    session: Session, job_id: str, *, older_than: float = 0.0, limit: int | None = None
+    session: Session, job_id: str, *, older_than: float | None = None, limit: int | None = None
 ) -> int:
-    """Remove the samples of a job, those of its first steps first; how many bytes they were.
+    """Remove the samples of a job; how many bytes they were.
 
-    Those alone that were written longer ago than that many seconds, and of so many steps.
+    Those alone that were written longer ago than that many seconds, and of the first so many steps.
     """
     # The job's row first, as a running attempt does.
     session.execute(update(Job).where(Job.id == job_id).values(sample_bytes=Job.sample_bytes))
     job = session.get_one(Job, job_id, populate_existing=True)
-    is_old = (SampleSet.job_id == job_id, SampleSet.created_at <= now() - older_than)
-    steps = list(
-        session.scalars(select(SampleSet.step).where(*is_old).order_by(SampleSet.step).limit(limit))
-    )
-    removed = session.scalars(
+    which = [SampleSet.job_id == job_id]
+    if older_than is not None:
+        which.append(SampleSet.created_at < now() - older_than)
+    if limit is not None:
+        first = select(SampleSet.step).where(*which).order_by(SampleSet.step).limit(limit)
+        which.append(SampleSet.step.in_(first))
+    removed = session.execute(
         delete(SampleSet)
-        .where(SampleSet.job_id == job_id, SampleSet.step.in_(steps))
-        .returning(SampleSet.num_bytes)
+        .where(*which)
+        .returning(SampleSet.step, SampleSet.num_bytes)
         .execution_options(synchronize_session=False)
     ).all()
-    if removed:
-        gone = max(job.samples_gone_step or 0, *steps)
-        _add_bytes(session, job_id, -sum(removed), samples_gone_step=gone)
-    return sum(removed)
+    if not removed:
+        return 0
+    num_bytes: int = sum(one.num_bytes for one in removed)
+    gone = max(job.samples_gone_step or 0, *(one.step for one in removed))
+    _add_bytes(session, job_id, -num_bytes, samples_gone_step=gone)
+    return num_bytes
 
 
 def _add_bytes(session: Session, job_id: str, num_bytes: int, **values: Any) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from waiting import wait_for
 
 from jobs import ids
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import LocalStore
 from jobs.db import connect, now, session_factory, transaction
 from jobs.models import File, Project
 from jobs.store import projects
@@ -35,7 +35,7 @@ class Server:
     port: int
     key: IssuedKey
     sessions: sessionmaker[Session]
-    artifacts: ArtifactStore
+    artifacts: LocalStore
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) ->
     patience = {"body_grace_seconds": 1, "body_bytes_per_second": 1_000_000}
     with python("service.serve", log=log, data_dir=folder, port=port, **patience):
         wait_for(lambda: listens(port), seconds=60, what="the service to listen")
-        yield Server(port, key, sessions, ArtifactStore(settings.artifacts_dir))
+        yield Server(port, key, sessions, LocalStore(settings.artifacts_dir))
     engine.dispose()
     assert "Traceback" not in log.read_text()
 

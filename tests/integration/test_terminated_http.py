@@ -23,7 +23,7 @@ from talker import write_talker
 from waiting import wait_for
 
 from jobs import serving
-from jobs.artifacts import ADAPTER_ARCHIVE, ArtifactStore
+from jobs.artifacts import ADAPTER_ARCHIVE, LocalStore
 from jobs.db import connect, session_factory, transaction
 from jobs.models import Checkpoint
 from jobs.status import Status
@@ -68,7 +68,7 @@ def processes(tmp_path: Path, migrated_database: Path) -> Iterator[Processes]:
     settings = ServiceSettings(data_dir=tmp_path / "data", port=free_port())
     settings.data_dir.mkdir()
     shutil.copy(migrated_database, settings.data_dir / "honed.db")
-    store = ArtifactStore(settings.artifacts_dir)
+    store = LocalStore(settings.artifacts_dir)
     engine = connect(settings.sqlalchemy_url)
     with transaction(session_factory(engine)) as session:
         project = projects.ensure_project(session, "default")

@@ -9,14 +9,13 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import LocalStore
 from jobs.db import now, transaction
 from jobs.models import Checkpoint, Departed, File, Job, SampleSet
 from jobs.store import metrics
 from jobs.store.projects import IssuedKey
 from service import tidy as tidying
 from service.settings import ServiceSettings
-from service.tidy import expire, tidy
 
 pytestmark = pytest.mark.on_both_databases
 
@@ -33,17 +32,17 @@ def settings(settings: ServiceSettings) -> ServiceSettings:
 
 
 @pytest.fixture
-def store(settings: ServiceSettings) -> ArtifactStore:
-    return ArtifactStore(settings.artifacts_dir)
+def store(settings: ServiceSettings) -> LocalStore:
+    return LocalStore(settings.artifacts_dir)
 
 
 @pytest.fixture
-def sweep(
-    sessions: Sessions, settings: ServiceSettings, store: ArtifactStore
-) -> Callable[[], None]:
-    def sweep() -> None:
-        tidy(sessions, store)
-        expire(sessions, store, settings)
+def sweep(sessions: Sessions, settings: ServiceSettings, store: LocalStore) -> Callable[[], bool]:
+    """A round of both; whether there may be more."""
+
+    def sweep() -> bool:
+        tidying.tidy(sessions, store)
+        return tidying.expire(sessions, store, settings)
 
     return sweep
 
@@ -86,7 +85,7 @@ def test_nothing_goes_by_itself(
         age(table, days=10_000)
     age(Job, days=10_000, column="finished_at")
     defaults = ServiceSettings(data_dir=worker.artifacts.root.parent)
-    expire(sessions, worker.artifacts, defaults)
+    tidying.expire(sessions, worker.artifacts, defaults)
     assert client.get("/v1/files/storage").json()["by_kind"] == before
 
 
@@ -120,7 +119,7 @@ class TestSamples:
         add_samples(sessions, job_id, *range(5))
         age(SampleSet, days=11)
         for left in (3, 1, 0):
-            sweep()
+            assert sweep() is (left > 0)
             assert used(client, "samples") == left * len('[{"n": 0}]')
 
     def test_their_owner_deletes_them(
@@ -244,7 +243,7 @@ class Killed(BaseException):
     """As a process ends that is killed: nothing after it happens."""
 
 
-class Dying(ArtifactStore):
+class Dying(LocalStore):
     """A store in which the next removal is the process's last deed."""
 
     def delete_upload(self, file_id: str) -> None:
@@ -261,7 +260,7 @@ def test_a_sweep_that_was_killed_half_way_is_made_good_by_the_next(
     worker: Any,
     sessions: Sessions,
     settings: ServiceSettings,
-    store: ArtifactStore,
+    store: LocalStore,
     age: Any,
     sweep: Any,
 ) -> None:
@@ -273,10 +272,10 @@ def test_a_sweep_that_was_killed_half_way_is_made_good_by_the_next(
     age(Job, days=11, column="finished_at")
     dying = Dying(store.root)
     with pytest.raises(Killed):
-        expire(sessions, dying, settings)
+        tidying.expire(sessions, dying, settings)
     files_only = settings.model_copy(update={"keep_unused_files_days": None})
     with pytest.raises(Killed):
-        expire(sessions, dying, files_only)
+        tidying.expire(sessions, dying, files_only)
     folder = store.folder(f"jobs/{job_id}/attempt-1/step-1")
     assert store.upload_path(file_id).exists()
     assert folder.exists()
@@ -289,7 +288,7 @@ def test_a_sweep_that_was_killed_half_way_is_made_good_by_the_next(
 
 
 def test_bytes_that_a_killed_deletion_left_are_swept(
-    client: TestClient, upload: Any, sessions: Sessions, store: ArtifactStore, sweep: Any
+    client: TestClient, upload: Any, sessions: Sessions, store: LocalStore, sweep: Any
 ) -> None:
     file_id = upload()
     content = store.upload_path(file_id).read_bytes()

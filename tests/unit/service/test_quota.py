@@ -1,6 +1,6 @@
 """What a project may store: refused at the door beyond it, counted as it lies there, exactly."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -146,24 +146,6 @@ def test_a_file_beyond_the_room_leaves_nothing(client: TestClient, allow: Any, k
     refused(send(client, b"z"), param="file")
     client.delete(f"/v1/files/{first['id']}")
     assert send(client, b"z" * 20).status_code == 200
-
-
-def test_a_body_of_unknown_length_is_read_no_further_than_there_is_room(
-    client: TestClient, allow: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    allow(1000)
-    read: list[int] = []
-    monkeypatch.setattr("service.bodies.MULTIPART_SLACK_BYTES", 500)
-
-    def endless() -> Iterator[bytes]:
-        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
-        for _ in range(1000):
-            read.append(100)
-            yield b"x" * 100
-
-    kind = {"Content-Type": "multipart/form-data; boundary=b"}
-    answer = client.post("/v1/files", content=endless(), headers=kind)
-    refused(answer, "0 of 1,000 bytes", param="file")
 
 
 def test_an_answer_that_was_lost_is_given_again_though_there_is_no_room(

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import ids
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import LocalStore
 from jobs.datasets import Row
 from jobs.db import transaction
 from jobs.graders import parse_grader
@@ -113,7 +113,7 @@ def test_a_commit_whose_answer_is_lost_counts_once(
         validation.admit(session, job.id, resolved={})
         claimed = attempts.claim(session, worker="w", lease_seconds=60)
     assert claimed is not None
-    reporter = Reporter(sessions, ArtifactStore(tmp_path / "artifacts"), claimed, MULTI)
+    reporter = Reporter(sessions, LocalStore(tmp_path / "artifacts"), claimed, MULTI)
     commit, num_lost = Session.commit, 0
 
     def lossy(session: Session) -> None:
