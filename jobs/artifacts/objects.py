@@ -143,14 +143,13 @@ class Objects:
             for refused in answer.get("Errors", ()):
                 raise _away("remove objects", f"it answered {refused.get('Code')}")
 
-    def unfinished(self) -> Iterator[tuple[str, str, float]]:
-        """Uploads in pieces that nobody has ended: their names, ids, and when they were begun."""
+    def unfinished(self) -> Iterator[tuple[str, str]]:
+        """Uploads in pieces that nobody has ended: their names and ids."""
         pages = self._client().get_paginator("list_multipart_uploads").paginate
         with self._answered("list unfinished uploads"):
             for page in pages(Bucket=self.bucket, Prefix=self._prefix):
                 for one in page.get("Uploads", ()):
-                    name = one["Key"].removeprefix(self._prefix)
-                    yield name, one["UploadId"], one["Initiated"].timestamp()
+                    yield one["Key"].removeprefix(self._prefix), one["UploadId"]
 
     def abort(self, name: str, upload_id: str) -> None:
         """Forget an unfinished upload, and what of it has come."""
@@ -167,10 +166,10 @@ class Objects:
         try:
             with self._answered("answer"):
                 self._client(is_hurried=True).head_bucket(Bucket=self.bucket)
-        except StoreAway as away:
-            reason = away.reason
         except Absent:
             reason = "there is no such bucket"
+        except StoreAway as away:
+            reason = away.reason
         else:
             return None
         where = f" at {self._endpoint}" if self._endpoint else ""
@@ -217,7 +216,7 @@ class Objects:
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in ABSENT or code in CHANGED or code == "NoSuchUpload":
-                raise Absent(code) from None
+                raise Absent(str(_away(what, f"it answered {code}")), reason=code) from None
             log.error("the artifact store did not %s: %s", what, error)
             raise _away(what, f"it answered {code or 'an error'}") from error
         except (BotoCoreError, Boto3Error) as error:
@@ -225,7 +224,7 @@ class Objects:
             raise _away(what, _words(error)) from error
 
 
-class Absent(Exception):
+class Absent(StoreAway):
     """There is no such object, or it is no longer the one that was asked for."""
 
 
