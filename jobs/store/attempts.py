@@ -48,16 +48,14 @@ def claim(
     device: Device = fitting.ANY_DEVICE,
     place: Place | None = None,
 ) -> Claim | None:
-    """Take the queued job that fits the device and whose turn it is: see `turns.in_turn`.
+    """Take the queued job that fits the device and whose turn it is: see `turns.next_of`.
 
     None when nothing can be taken.
     """
     waiting = select(Job.id).where(
         Job.status == Status.QUEUED, has_come(Job.claimable_at), fitting.fits(device)
     )
-    candidate = (
-        turns.in_turn(waiting).limit(1).with_for_update(skip_locked=True, of=Job).scalar_subquery()
-    )
+    candidate = turns.next_of(waiting)
     statement = (
         update(Job)
         .where(Job.id == candidate, Job.status == Status.QUEUED)
