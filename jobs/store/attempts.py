@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ScalarSelect, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.db import now
@@ -51,13 +51,16 @@ def claim(
     device: Device = fitting.ANY_DEVICE,
     place: Place | None = None,
 ) -> Claim | None:
-    """Take the queued job that fits the device and whose turn it is: see `turns.in_turn`.
+    """Take the queued job that fits the device and whose turn it is: see `turns.next_of`.
 
     None when nothing can be taken.
     """
+    waiting = select(Job.id).where(
+        Job.status == Status.QUEUED, has_come(Job.claimable_at), fitting.fits(device)
+    )
     statement = (
         update(Job)
-        .where(Job.id == _next(device), Job.status == Status.QUEUED)
+        .where(Job.id == turns.next_of(waiting), Job.status == Status.QUEUED)
         .values(
             status=Status.RUNNING,
             attempt=Job.attempt + 1,
@@ -92,15 +95,6 @@ def claim(
     goes_on = f"Fine-tuning job goes on (attempt {row.attempt})"
     events.add(session, row.id, "Fine-tuning job started" if row.attempt == 1 else goes_on)
     return Claim(job_id=row.id, attempt=row.attempt, request_id=row.request_id)
-
-
-def _next(device: Device) -> ScalarSelect[str]:
-    """The job that a device takes now, less those whose row another worker has just locked."""
-    waiting = select(Job.id).where(
-        Job.status == Status.QUEUED, has_come(Job.claimable_at), fitting.fits(device)
-    )
-    in_turn = turns.in_turn(waiting).limit(1)
-    return in_turn.with_for_update(skip_locked=True, of=Job).scalar_subquery()
 
 
 def fence(session: Session, claimed: Claim, **values: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, delete, func, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, Select, case, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.db import now
@@ -64,15 +64,16 @@ def end(session: Session, job_id: str) -> None:
     )
 
 
-def in_turn(query: Select[Any]) -> Select[Any]:
-    """A query of jobs, in the order in which they are taken.
+def next_of(waiting: Select[Any]) -> ScalarSelect[Any]:
+    """The one of a query of jobs' ids that is taken next, locked, unless another claims it now.
 
     Highest priority, then the project with the least device time, then the oldest.
     """
     used = _used().subquery("used")
-    return query.outerjoin(used, used.c.project_id == Job.project_id).order_by(
+    query = waiting.outerjoin(used, used.c.project_id == Job.project_id).order_by(
         Job.priority.desc(), func.coalesce(used.c.seconds, 0.0), Job.created_at, Job.id
     )
+    return query.limit(1).with_for_update(skip_locked=True, of=Job).scalar_subquery()
 
 
 def device_seconds(session: Session) -> dict[str, float]:

@@ -29,15 +29,13 @@ class Waiting:
 
 
 def claim(session: Session, *, worker: str, lease_seconds: float) -> Waiting | None:
-    """Take the job whose files wait for validation and whose turn it is: see `turns.in_turn`.
+    """Take the job whose files wait for validation and whose turn it is: see `turns.next_of`.
 
     A second validator would do no harm (its result moves the job only once); the lease only saves
     the work.
     """
     waiting = select(Job.id).where(Job.status == Status.VALIDATING_FILES, lease_has_ended())
-    candidate = (
-        turns.in_turn(waiting).limit(1).with_for_update(skip_locked=True, of=Job).scalar_subquery()
-    )
+    candidate = turns.next_of(waiting)
     statement = (
         update(Job)
         .where(Job.id == candidate, Job.status == Status.VALIDATING_FILES)

@@ -93,7 +93,8 @@ def test_a_job_goes_on_only_on_the_kind_of_device_that_it_began_on(
     sessions: Sessions, make_job: MakeJob, begun_on: str
 ) -> None:
     job_id = make_job()
-    set_columns(sessions, job_id, resolved={"machine": {"device": begun_on, "threads": 1}})
+    begun = {"machine": {"device": begun_on, "threads": 1}}
+    set_columns(sessions, job_id, resolved=begun, attempt=1)
     kind, other = ("cpu", "cuda") if begun_on == "cpu" else ("cuda", "cpu")
     for memory_bytes in (100 * GB, None, 1):
         assert claim(sessions, Device(other, memory_bytes)) is None  # type: ignore[arg-type]
@@ -117,7 +118,8 @@ def test_memory_is_the_reason_where_a_device_of_its_kind_is_too_small(
     sessions: Sessions, make_job: MakeJob
 ) -> None:
     job_id = make_job(memory_cpu_bytes=90 * GB)
-    set_columns(sessions, job_id, resolved={"machine": {"device": "cpu", "threads": 1}})
+    begun = {"machine": {"device": "cpu", "threads": 1}}
+    set_columns(sessions, job_id, resolved=begun, attempt=1)
     for device in (Device("cuda", 80 * GB), Device("cpu", 64 * GB)):
         assert claim(sessions, device) is None
     waits = row(sessions, job_id).turned_away

@@ -264,7 +264,7 @@ def explore(sessions: Sessions, make_job: MakeJob, *, num_runs: int, num_steps: 
 
 @pytest.mark.on_both_databases
 def test_no_interleaving_breaks_a_job(sessions: Sessions, make_job: MakeJob) -> None:
-    explore(sessions, make_job, num_runs=40, num_steps=30)
+    explore(sessions, make_job, num_runs=25, num_steps=30)
 
 
 @pytest.mark.slow

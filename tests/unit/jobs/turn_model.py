@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from holding import Sessions
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from jobs.db import now, transaction
 from jobs.models import Job, Turn
@@ -40,17 +41,20 @@ class TurnModel:
     def begin(self, claimed: Claim, project_id: str) -> None:
         """An attempt was claimed; an hour passes for it alone, so that no turn is without time."""
         self.held[claimed] = Held(project_id, begun=1)
-        self._shift(claimed, 1)
+        with transaction(self.sessions) as session:
+            self._shift(session, claimed, 1)
 
     def end(self, claimed: Claim) -> None:
         self.held[claimed].ended = 0
 
     def pass_hours(self, hours: int) -> None:
-        for claimed, held in self.held.items():
+        for held in self.held.values():
             held.begun += hours
             if held.ended is not None:
                 held.ended += hours
-            self._shift(claimed, hours)
+        with transaction(self.sessions) as session:
+            for claimed in self.held:
+                self._shift(session, claimed, hours)
 
     def used(self, project_id: str) -> int:
         return sum(one.hours() for one in self.held.values() if one.project_id == project_id)
@@ -82,14 +86,13 @@ class TurnModel:
         with self.sessions() as session:
             assert session.scalars(query).all() == []
 
-    def _shift(self, claimed: Claim, hours: int) -> None:
+    def _shift(self, session: Session, claimed: Claim, hours: int) -> None:
         values = {"started_at": Turn.started_at - hours * HOUR}
         values["until"] = Turn.until - hours * HOUR
         if self.held[claimed].ended is None:
             values["until"] = now() + 60.0  # it renews
-        with transaction(self.sessions) as session:
-            session.execute(
-                update(Turn)
-                .where(Turn.job_id == claimed.job_id, Turn.attempt == claimed.attempt)
-                .values(**values)
-            )
+        session.execute(
+            update(Turn)
+            .where(Turn.job_id == claimed.job_id, Turn.attempt == claimed.attempt)
+            .values(**values)
+        )
