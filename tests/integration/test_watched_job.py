@@ -17,16 +17,8 @@ from jobs import starter
 
 pytestmark = pytest.mark.slow
 
-# `honed up`, with its own lines as the tests wait for them.
-UP = """
-import sys
-from pathlib import Path
-from service.settings import ServiceSettings
-from service.up import up
-
-settings = ServiceSettings(data_dir=Path(sys.argv[1]), port=int(sys.argv[2]))
-up(settings, lambda line: print(line, flush=True))
-"""
+# Its own lines go where those of all processes go.
+UP = 'exec {python} -m service.cli up --data "{folder}" --port {{port}} 2>&1'
 
 GRADER = {
     "type": "string_check",
@@ -39,8 +31,8 @@ GRADER = {
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Stack]:
     folder = tmp_path / "data"
-    command = (sys.executable, "-c", UP, str(folder), "{port}")
-    with stack(folder, *command, log_format="json") as running:
+    command = UP.format(python=sys.executable, folder=folder)
+    with stack(folder, "sh", "-c", command, log_format="json") as running:
         yield running
 
 
@@ -53,6 +45,7 @@ def test_a_job_is_seen_in_the_metrics_and_in_every_log(running: Stack) -> None:
     rows = running.get(f"/v1/fine_tuning/jobs/{job_id}/metrics")["data"]
     _check_numbers(_scraped(running), rows)
     running.stop()
+    assert {json.loads(line)["process"] for line in running.lines} == {"up"}
     _check_logs(running.folder / "logs", job_id, request_id, secret=key)
 
 
@@ -121,7 +114,7 @@ def _check_logs(folder: Path, job_id: str, request_id: str, *, secret: str) -> N
     assert [name for name, text in texts.items() if secret in text] == []
     lines = {name: list(_parsed(text)) for name, text in texts.items()}
     every = [line for found in lines.values() for line in found]
-    assert {"service", "worker", "spare"} <= {line["process"] for line in every} | {"spare"}
+    assert {"service", "worker"} <= {line["process"] for line in every}
     asked = next(line for line in lines["service.log"] if line.get("job_id") == job_id)
     assert asked["request_id"] == request_id
     supervised = [line for line in lines["worker.log"] if line.get("job_id") == job_id]
