@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -72,6 +72,9 @@ class Settings(BaseSettings):
 
     poll_seconds: float = Field(default=30.0, gt=0)
     """How often a worker looks for jobs that no doorbell told it of."""
+
+    log_format: Literal["text", "json"] = "text"
+    """Lines of the log for people, or one JSON object each."""
 
     @field_validator("data_dir")
     @classmethod

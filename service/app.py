@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from service.routes import (
     jobs,
     metrics,
     models,
+    monitoring,
     permissions,
     uploads,
 )
@@ -41,6 +43,7 @@ ROUTERS = (
     chat,
     capabilities,
     health,
+    monitoring,
 )
 
 DESCRIPTION = """\
@@ -56,7 +59,10 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        writing = asyncio.create_task(resources.traffic.keep_written(resources.sessions))
         yield
+        writing.cancel()
+        await asyncio.wait([writing])
         await resources.aclose()
 
     app = FastAPI(
@@ -68,7 +74,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     )
     app.state.resources = resources
     errors.install(app)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, traffic=resources.traffic)
     for module in ROUTERS:
         app.include_router(module.router)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]

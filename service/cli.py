@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +13,11 @@ import typer
 from rich.console import Console
 
 from jobs.db import migrate as migrate_database
+from jobs.log import configure
 from service.commands.common import Data, fail, sentences, settings_of
 from service.commands.keys import keys_app, projects_app
 from service.commands.models import models_app
+from service.settings import ServiceSettings
 from service.up import first_key
 from service.up import up as run_up
 
@@ -45,7 +49,7 @@ def up(
         settings = settings_of(
             data, port=port, host=host, unsafe_python_graders=unsafe_python_graders or None
         )
-        run_up(settings, _say)
+        run_up(settings, _say if settings.log_format == "text" else _as_lines(settings))
 
 
 @app.command()
@@ -95,6 +99,12 @@ def migrate(
         typer.echo("The database is up to date.")
         if with_key:
             typer.echo(first_key(settings))
+
+
+def _as_lines(settings: ServiceSettings) -> Callable[[str], None]:
+    """What is said in the form of all processes' logs."""
+    configure("up", settings)
+    return logging.getLogger("honed.up").info
 
 
 def _say(line: str) -> None:

@@ -20,7 +20,9 @@ from jobs.graders.settings import GraderSettings
 from service import serving
 from service.doorbell import Doorbell
 from service.grader_models import ServingModels
+from service.monitoring import Monitoring
 from service.settings import ServiceSettings
+from service.traffic import Traffic
 from service.turns import Turns
 
 
@@ -38,6 +40,10 @@ class Resources:
     models: ServingModels
     serving: httpx2.AsyncClient
     """What chat asks the serving process with."""
+    monitoring: Monitoring
+    """What `/metrics` shows."""
+    traffic: Traffic
+    """What requests came to."""
     turns: Turns = field(default_factory=Turns)
     """Who is trying graders out."""
 
@@ -45,10 +51,11 @@ class Resources:
     def open(cls, settings: ServiceSettings) -> Resources:
         engine = connect(settings.sqlalchemy_url)
         models = ServingModels(settings)
+        sessions, traffic = session_factory(engine), Traffic()
         return cls(
             settings=settings,
             engine=engine,
-            sessions=session_factory(engine),
+            sessions=sessions,
             artifacts=ArtifactStore(settings.artifacts_dir),
             doorbell=Doorbell(settings),
             means=Means.of(
@@ -59,6 +66,8 @@ class Resources:
             ),
             models=models,
             serving=httpx2.AsyncClient(**serving.client_options(settings)),
+            monitoring=Monitoring(settings, sessions, traffic),
+            traffic=traffic,
         )
 
     async def aclose(self) -> None:

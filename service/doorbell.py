@@ -9,6 +9,7 @@ from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 
 from jobs.doorbell import EXPIRES_SECONDS, QUEUE, TASK_NAME, celery_config
+from jobs.request_id import REQUEST_ID_HEADER, request_id
 from jobs.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,13 @@ class Doorbell:
     def ring(self) -> bool:
         """Send one message; False, and a line in the log, when the broker does not take it."""
         try:
-            self._app.send_task(TASK_NAME, queue=QUEUE, expires=EXPIRES_SECONDS, retry=False)
+            self._app.send_task(
+                TASK_NAME,
+                queue=QUEUE,
+                expires=EXPIRES_SECONDS,
+                retry=False,
+                headers={REQUEST_ID_HEADER: request_id.get()},
+            )
         except BROKER_ERRORS as error:
             logger.warning("the broker did not take a doorbell, the sweeper rings again: %s", error)
             return False

@@ -53,14 +53,20 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(OSError, _disk_full)
 
 
+def _told(request: Request, error: HonedError) -> JSONResponse:
+    """The error as the response, and its code for what is counted."""
+    request.state.error_code = error.code
+    return answer(error)
+
+
 async def _honed(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HonedError)
-    return answer(error)
+    return _told(request, error)
 
 
 async def _invalid_parameter(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return answer(_as_bad_request(error.errors()))
+    return _told(request, _as_bad_request(error.errors()))
 
 
 def _as_bad_request(faults: Sequence[Any]) -> BadRequest:
@@ -76,13 +82,17 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     known = f"{request.method} {request.url.path}"
     if error.status_code == 404:
-        return answer(RouteNotFound(f"Unknown request URL: {known}. See /docs for what there is."))
+        return _told(
+            request, RouteNotFound(f"Unknown request URL: {known}. See /docs for what there is.")
+        )
     if error.status_code == 405:
         allowed = ", ".join(_methods(request))
-        response = answer(MethodNotAllowed(f"{known} is not served; allowed here: {allowed}."))
+        response = _told(
+            request, MethodNotAllowed(f"{known} is not served; allowed here: {allowed}.")
+        )
         response.headers["Allow"] = allowed
         return response
-    return answer(BadRequest(str(error.detail)))
+    return _told(request, BadRequest(str(error.detail)))
 
 
 def _methods(request: Request) -> list[str]:
@@ -99,18 +109,21 @@ def _methods(request: Request) -> list[str]:
 async def _cannot_be_stored(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DataError)
     reason = str(error.orig).splitlines()[0]
-    return answer(BadRequest(f"A value of this request can be neither found nor kept: {reason}."))
+    return _told(
+        request, BadRequest(f"A value of this request can be neither found nor kept: {reason}.")
+    )
 
 
 async def _database_away(request: Request, error: Exception) -> JSONResponse:
     logger.error("the database does not answer: %s", error)
-    return answer(
+    return _told(
+        request,
         Unavailable(
             "The database does not answer now, and what was asked for may or may not have been "
             "done. Try again in a few seconds; a creation, with the same Idempotency-Key, is made "
             "once.",
             code="database_unavailable",
-        )
+        ),
     )
 
 
@@ -119,11 +132,12 @@ async def _disk_full(request: Request, error: Exception) -> JSONResponse:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         raise error
     logger.error("there is no room to write: %s", error)
-    return answer(
+    return _told(
+        request,
         Unavailable(
             "There is no room left where files are kept, and nothing of this request was. Try "
             "again once the operator has freed some; a creation, with the same Idempotency-Key, is "
             "made once.",
             code="storage_full",
-        )
+        ),
     )

@@ -9,8 +9,8 @@ import uvicorn
 
 from jobs.errors import NoIsolation
 from jobs.graders.sandbox.isolation import isolation
+from jobs.log import configure, refuse
 from service.app import create_app
-from service.log import configure
 from service.settings import ServiceSettings
 from service.startup import address_fault, schema_fault
 
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 def main() -> int:
     """Serve until a signal; 1 when the database or the address forbids it."""
-    configure()
     settings = ServiceSettings()
+    configure("service", settings)
     fault = schema_fault(settings) or address_fault(settings)
     if fault:
-        sys.stderr.write(f"{fault}\n")
+        refuse(fault, settings)
         return 1
     _say_how_python_is_isolated()
     uvicorn.run(

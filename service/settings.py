@@ -28,3 +28,6 @@ class ServiceSettings(Settings):
 
     max_body_bytes: int = Field(default=8 * MIB, ge=1)
     """The largest JSON body: a grader may hold several sources of 256 kB."""
+
+    metrics_token: str = ""
+    """What a scraper on another machine shows for `/metrics`; empty lets only this machine in."""

@@ -15,11 +15,11 @@ from jobs import alive, disk, results
 from jobs.artifacts import ArtifactStore
 from jobs.db import DATABASE_AWAY, connect, session_factory, transaction
 from jobs.errors import JobFailure, LeaseLost
+from jobs.log import configure, refuse
 from jobs.settings import Settings
 from jobs.status import Reason
 from jobs.store import attempts, creations, departed, losses
 from service.doorbell import Doorbell
-from service.log import configure
 from service.signals import StopSignal
 from service.startup import schema_fault
 from service.tidy import tidy
@@ -81,11 +81,11 @@ def main() -> int:
 
     A database or broker that is away is logged and waited for.
     """
-    configure()
     stop, settings = StopSignal(), Settings()
+    configure("sweeper", settings)
     fault = schema_fault(settings)
     if fault:
-        sys.stderr.write(f"{fault}\n")
+        refuse(fault, settings)
         return 1
     engine = connect(settings.sqlalchemy_url)
     sessions, doorbell = session_factory(engine), Doorbell(settings)

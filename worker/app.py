@@ -6,10 +6,11 @@ import mmap
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_process_init, worker_ready, worker_shutting_down
 
 from jobs import alive
 from jobs.doorbell import celery_config
+from jobs.log import configure
 from jobs.settings import get_settings
 from worker.fallback import Poller, Watchdog, end_with_killed
 from worker.process_tie import die_with_parent
@@ -26,6 +27,12 @@ _stopping = mmap.mmap(-1, 1)
 def is_stopping() -> bool:
     """Whether this worker has been asked to shut down."""
     return _stopping[0] != 0
+
+
+@setup_logging.connect
+def _as_every_process(**_: Any) -> None:
+    """Celery sets up no logging where somebody else has."""
+    configure("worker", get_settings())
 
 
 @worker_shutting_down.connect

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any
 
+from worker.gpu_memory import gpu_memory
 from worker.grpo.errors import Interrupted
 from worker.grpo.resident import peak_resident_bytes
 from worker.process_tie import die_with_parent
@@ -47,7 +48,9 @@ class Control:
             return
         self._phase, self._said_at = phase, now
         # What it has held is said for the case that it is killed.
-        held = {"peak_bytes": peak_resident_bytes()}
+        held: dict[str, Any] = {"peak_bytes": peak_resident_bytes()}
+        if (gpu := gpu_memory()) is not None:
+            held["gpu"] = gpu
         self._say({"phase": phase, "done": done, "total": total, **held, **more})
 
     def outcome(self, outcome: str, **more: Any) -> None:

@@ -18,11 +18,12 @@ from jobs.datasets import Row
 from jobs.db import DATABASE_AWAY, now, transaction
 from jobs.graders import GraderSpec
 from jobs.models import Json
-from jobs.store import attempts, checkpoints, events, metrics
+from jobs.store import attempts, checkpoints, events, metrics, tallies
 from jobs.store.attempts import Claim
 from worker import openai_metrics
 from worker.behind import Behind
 from worker.grpo.types import Evaluation, Group, StepResult
+from worker.tallying import count_step
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +85,14 @@ class Reporter:
                 counted["estimated_finish_at"] = now() + seconds_left
             attempts.fence(session, self.claimed, **counted)
             job_id, attempt = self.claimed.job_id, self.claimed.attempt
-            is_first = metrics.put(session, job_id, step=result.step, attempt=attempt, data=row)
+            earlier = metrics.put(session, job_id, step=result.step, attempt=attempt, data=row)
+            if earlier != attempt:
+                count_step(tallies.of(session), result, self.grader)
             if samples:
                 metrics.put_samples(
                     session, job_id, step=result.step, attempt=attempt, samples=samples
                 )
-            if is_first:
+            if earlier is None:
                 sentence = _sentence(row, result.step, total_steps)
                 events.add(session, job_id, sentence, type="metrics", data=data)
 

@@ -6,12 +6,10 @@ folder where that is and the token without which nobody is answered.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import socket
 import sys
-import time
 
 import torch
 import uvicorn
@@ -19,7 +17,7 @@ import uvicorn
 from jobs.artifacts import ArtifactStore
 from jobs.db import connect, session_factory
 from jobs.devices import Device
-from jobs.request_id import LOG_FORMAT, with_request_id
+from jobs.log import configure, refuse
 from jobs.serving import Address, write_address
 from jobs.settings import Settings
 from jobs.store import fitting, jobs
@@ -35,12 +33,12 @@ NICENESS = 10
 
 def main() -> int:
     """Serve until a signal; 1 with a sentence when the address cannot be used."""
-    _configure_log()
     settings = Settings()
+    configure("serving", settings)
     try:
         listener = _listener(settings)
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"HONED_SERVING_LISTEN={settings.serving_listen}: {error}\n")
+        refuse(f"HONED_SERVING_LISTEN={settings.serving_listen}: {error}", settings)
         return 1
     os.nice(NICENESS)
     # Half of the cores: the trainer's threads wait for each other, and one that is held up holds
@@ -75,15 +73,6 @@ def main() -> int:
     uvicorn.Server(config).run(sockets=[listener])
     engine.dispose()
     return 0
-
-
-def _configure_log() -> None:
-    lines = logging.StreamHandler()
-    formatter = logging.Formatter(LOG_FORMAT)
-    formatter.converter = time.gmtime
-    lines.setFormatter(formatter)
-    lines.addFilter(with_request_id)
-    logging.basicConfig(level=logging.INFO, handlers=[lines])
 
 
 def _listener(settings: Settings) -> socket.socket:

@@ -20,6 +20,8 @@ import socket
 import sys
 from dataclasses import dataclass, field
 
+from jobs.log import configure
+from jobs.settings import Settings
 from worker.process_tie import die_with_parent
 
 MODULES = ("worker.train", "worker.validate")
@@ -181,6 +183,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     # Asking whether there is a GPU must not start CUDA here.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    configure("spare", Settings())  # not kept: what it forks reads its own
     doorway = socket.socket(fileno=int(sys.argv[1]))
     for module in MODULES:
         importlib.import_module(module)

@@ -17,6 +17,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.db import DATABASE_AWAY, connect, session_factory, transaction
 from jobs.devices import Device, largest_device
 from jobs.errors import JobFailure, LeaseLost
+from jobs.log import about_job, last_words
 from jobs.models import Job
 from jobs.names import tuned_model
 from jobs.settings import Settings
@@ -61,7 +62,8 @@ class Supervisor:
                     claimed = self._claim(slot)
                     if claimed is None:
                         return
-                    Attempt(self, claimed, slot).run()
+                    with about_job(claimed.job_id, claimed.attempt, request=claimed.request_id):
+                        Attempt(self, claimed, slot).run()
                     self.validator.validate_all()
         finally:
             self.engine.dispose()
@@ -266,4 +268,4 @@ class Attempt:
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1] if lines else "no output"
+    return last_words(lines[-1]) if lines else "no output"

@@ -21,6 +21,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.datasets import Row, read_rows
 from jobs.db import connect, session_factory
 from jobs.errors import LeaseLost
+from jobs.log import configure_for_job
 from jobs.models import Job
 from jobs.settings import Settings, get_settings
 from jobs.spec import JobSpec
@@ -289,8 +290,8 @@ def attempt(claimed: Claim, settings: Settings, control: Control) -> int:
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     claimed = Claim(job_id=sys.argv[1], attempt=int(sys.argv[2]))
+    configure_for_job("trainer", claimed.job_id, claimed.attempt)
     return attempt(claimed, get_settings(), Control())
 
 

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jobs.request_id import REQUEST_ID_VARIABLE
 from jobs.store.attempts import Claim
 from worker.slots import Slot
 from worker.start import start
@@ -36,6 +37,7 @@ class TrainerProcess:
         self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         # A CPU slot's trainer sees no GPU: what was counted and forecast is the machine's memory.
         environ = {**os.environ, "CUDA_VISIBLE_DEVICES": slot.gpu or ""}
+        environ[REQUEST_ID_VARIABLE] = claimed.request_id or ""
         stdin, requests = os.pipe()
         said, stdout = os.pipe()
         self._requests, self._said = os.fdopen(requests, "wb", 0), os.fdopen(said, "rb")

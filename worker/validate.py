@@ -21,6 +21,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.datasets import Row, RowFault, read_rows
 from jobs.db import connect, session_factory, transaction
 from jobs.errors import JobFailure
+from jobs.log import configure_for_job
 from jobs.models import File, Job
 from jobs.registry import find_model
 from jobs.settings import Settings, get_settings
@@ -216,6 +217,7 @@ class FileCheck:
 
 def main() -> None:
     die_with_parent()
+    configure_for_job("validator", sys.argv[1])
     settings = get_settings()
     engine = connect(settings.sqlalchemy_url)
     validate(sys.argv[1], settings, session_factory(engine))

@@ -17,9 +17,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db import transaction
 from jobs.errors import JobFailure
+from jobs.log import about_job, last_words
+from jobs.request_id import REQUEST_ID_VARIABLE
 from jobs.settings import Settings
 from jobs.status import Reason
 from jobs.store import validation
+from jobs.store.validation import Waiting
 from worker.start import Process, start
 from worker.trainer_process import describe_exit
 
@@ -54,24 +57,28 @@ class Validator:
                 )
             if claimed is None:
                 return
-            if claimed.num_tries > self.settings.max_losses:
-                fault: str | None = (
-                    f"Validation was begun {self.settings.max_losses} times and its process was "
-                    "killed each time; the file may need more memory than the worker has."
-                )
-            else:
-                fault = self._run(claimed.job_id)
-            if fault is not None:
-                failure = JobFailure(Reason.INTERNAL_ERROR, fault)
-                with transaction(self.sessions) as session:
-                    validation.refuse(session, claimed.job_id, failure)
+            with about_job(claimed.job_id, request=claimed.request_id):
+                self._validate(claimed)
 
-    def _run(self, job_id: str) -> str | None:
+    def _validate(self, claimed: Waiting) -> None:
+        if claimed.num_tries > self.settings.max_losses:
+            fault: str | None = (
+                f"Validation was begun {self.settings.max_losses} times and its process was "
+                "killed each time; the file may need more memory than the worker has."
+            )
+        else:
+            fault = self._run(claimed.job_id, claimed.request_id)
+        if fault is not None:
+            failure = JobFailure(Reason.INTERNAL_ERROR, fault)
+            with transaction(self.sessions) as session:
+                validation.refuse(session, claimed.job_id, failure)
+
+    def _run(self, job_id: str, request_id: str | None) -> str | None:
         """Why validation cannot be finished, or None: it said its result, or another try may."""
         with tempfile.TemporaryFile("w+") as errors, open(os.devnull, "r+b") as nothing:
             process = start(
                 [*COMMAND, job_id],
-                environ=os.environ,
+                environ={**os.environ, REQUEST_ID_VARIABLE: request_id or ""},
                 stdin=nothing.fileno(),
                 stdout=nothing.fileno(),
                 stderr=errors.fileno(),
@@ -98,7 +105,7 @@ class Validator:
             log.error("validation of %s failed:\n%s", job_id, "\n".join(said))
             if code < 0:
                 return None  # killed: the lease runs out and it is tried again
-            return f"Validation {describe_exit(code)}: {said[-1]}"
+            return f"Validation {describe_exit(code)}: {last_words(said[-1])}"
         return None
 
     def _renew(self, job_id: str) -> bool:

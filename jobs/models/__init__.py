@@ -6,6 +6,7 @@ from jobs.models.departed import Departed
 from jobs.models.files import File, Upload, UploadPart
 from jobs.models.jobs import Event, Job, JobMetadata, JudgeAnswer, Metric, SampleSet
 from jobs.models.projects import ApiKey, Creation, Project
+from jobs.models.tallies import Tally
 
 __all__ = [
     "ApiKey",
@@ -23,6 +24,7 @@ __all__ = [
     "Metric",
     "Project",
     "SampleSet",
+    "Tally",
     "Upload",
     "UploadPart",
 ]

@@ -32,6 +32,8 @@ class Job(Base):
     training_file: Mapped[str]
     validation_file: Mapped[str | None]
     seed: Mapped[int]
+    request_id: Mapped[str | None]
+    """Of the request that made it: the log's lines of its attempts carry it."""
     priority: Mapped[int] = mapped_column(default=0)
 
     status: Mapped[str] = mapped_column(default=Status.VALIDATING_FILES)

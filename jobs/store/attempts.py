@@ -6,7 +6,7 @@ names the number; after another claim it changes no row, so a zombie can do no h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select, update
@@ -16,8 +16,9 @@ from jobs.db import now
 from jobs.devices import Device
 from jobs.errors import JobFailure, LeaseLost
 from jobs.models import Job
+from jobs.monitoring import QUEUE_SECONDS
 from jobs.status import HELD, Phase, Reason, Status
-from jobs.store import answers, events, fitting, jobs
+from jobs.store import answers, events, fitting, jobs, tallies
 from jobs.store.clocks import has_come, lease_has_ended, was_not_rung_within
 
 RELEASED: dict[str, Any] = {"lease_owner": None, "lease_expires_at": None, "phase": None}
@@ -29,6 +30,8 @@ class Claim:
 
     job_id: str
     attempt: int
+    request_id: str | None = field(default=None, compare=False)
+    """Of the request that made the job, for the log."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,19 @@ def claim(
             turned_away=None,
             started_at=func.coalesce(Job.started_at, now()),
         )
-        .returning(Job.id, Job.attempt)
+        .returning(
+            Job.id,
+            Job.attempt,
+            Job.request_id,
+            (now() - Job.claimable_at).label("waited_seconds"),
+        )
         .execution_options(synchronize_session=False)
     )
     row = session.execute(statement).first()
     if row is None:
         return None
-    claimed = Claim(job_id=row.id, attempt=row.attempt)
+    claimed = Claim(job_id=row.id, attempt=row.attempt, request_id=row.request_id)
+    tallies.of(session).observe(QUEUE_SECONDS, row.waited_seconds)
     if claimed.attempt == 1:
         events.add(session, claimed.job_id, "Fine-tuning job started")
     else:

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 from jobs.db import now
 from jobs.errors import JobNotFound, WrongState
 from jobs.models import Job, JobMetadata
+from jobs.monitoring import ENDS
 from jobs.status import HELD, TERMINAL, Reason, Status, sources
-from jobs.store import answers, checkpoints, events
+from jobs.store import answers, checkpoints, events, tallies
 from jobs.store.pages import Page, page
 
 
@@ -98,6 +99,8 @@ def move(
     if session.scalar(statement) is None:
         return False
     if target in TERMINAL:
+        reason = str(values.get("reason") or "")
+        tallies.of(session).count(ENDS, state=target.value, reason=reason)
         checkpoints.retire(session, job_id, is_over=True)
     return True
 

@@ -16,8 +16,9 @@ from jobs.db import now
 from jobs.errors import JobFailure, LeaseLost
 from jobs.halving import Halved
 from jobs.models import Job, Json
+from jobs.monitoring import LOSSES
 from jobs.status import HELD, Reason, Status
-from jobs.store import attempts, events, jobs
+from jobs.store import attempts, events, jobs, tallies
 from jobs.store.attempts import Claim
 
 FIRST_SECONDS = 1.0
@@ -34,6 +35,7 @@ def lose(session: Session, claimed: Claim, loss: JobFailure, *, max_losses: int)
     A job whose owner asked to cancel or pause gets that instead. Raises LeaseLost.
     """
     job = _held(session, claimed)
+    tallies.of(session).count(LOSSES, reason=loss.reason.value)
     granted = _granted(session, claimed, job, loss)
     if granted is not None:
         return granted
@@ -60,6 +62,7 @@ def wait(session: Session, claimed: Claim, want: JobFailure) -> Status:
     That is no loss of the job's. A cancel or a pause is granted. Raises LeaseLost.
     """
     job = _held(session, claimed)
+    tallies.of(session).count(LOSSES, reason=want.reason.value)
     granted = _granted(session, claimed, job, want)
     if granted is not None:
         return granted
@@ -73,6 +76,7 @@ def shrink(session: Session, claimed: Claim, loss: JobFailure, halved: Halved) -
     There is an end to the halving, so that is no loss that counts. Raises LeaseLost.
     """
     job = _held(session, claimed)
+    tallies.of(session).count(LOSSES, reason=loss.reason.value)
     granted = _granted(session, claimed, job, loss)
     if granted is not None:
         return granted

@@ -11,21 +11,22 @@ from jobs.models import Json, Metric, SampleSet
 from jobs.store.pages import Page, page
 
 
-def put(session: Session, job_id: str, *, step: int, attempt: int, data: Json) -> bool:
-    """Write the row of a step; returns whether it is the step's first.
+def put(session: Session, job_id: str, *, step: int, attempt: int, data: Json) -> int | None:
+    """Write the row of a step; returns the attempt whose row it replaces, None for the first.
 
     A resumed attempt redoes the steps after its checkpoint: the row of each is replaced, not
-    doubled. The caller's transaction holds the job's fence.
+    doubled. An attempt finds its own where a commit was taken whose answer was lost. The caller's
+    transaction holds the job's fence.
     """
-    earlier = session.scalars(
+    earlier = session.scalar(
         delete(Metric)
         .where(Metric.job_id == job_id, Metric.step == step)
-        .returning(Metric.step)
+        .returning(Metric.attempt)
         .execution_options(synchronize_session=False)
-    ).all()
+    )
     session.add(Metric(job_id=job_id, step=step, attempt=attempt, data=data))
     session.flush()
-    return not earlier
+    return earlier
 
 
 def put_samples(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select, update
@@ -24,6 +24,8 @@ class Waiting:
     job_id: str
     num_tries: int
     """How often it has been taken, this time included; above one, a validator never came back."""
+    request_id: str | None = field(default=None, compare=False)
+    """Of the request that made the job, for the log."""
 
 
 def claim(session: Session, *, worker: str, lease_seconds: float) -> Waiting | None:
@@ -51,11 +53,13 @@ def claim(session: Session, *, worker: str, lease_seconds: float) -> Waiting | N
             lease_expires_at=now() + lease_seconds,
             num_losses=Job.num_losses + 1,
         )
-        .returning(Job.id, Job.num_losses)
+        .returning(Job.id, Job.request_id, Job.num_losses)
         .execution_options(synchronize_session=False)
     )
     row = session.execute(statement).first()
-    return None if row is None else Waiting(job_id=row.id, num_tries=row.num_losses)
+    if row is None:
+        return None
+    return Waiting(job_id=row.id, num_tries=row.num_losses, request_id=row.request_id)
 
 
 def renew(session: Session, job_id: str, *, worker: str, lease_seconds: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -34,7 +35,9 @@ def embedded_stack(folder: Path) -> Iterator[Stack]:
         "--port",
         str(port),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # What it says is read here, as it says it to people.
+    environ = {**os.environ, "HONED_LOG_FORMAT": "text"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
     try:
         assert process.stdout is not None
         for line in process.stdout:

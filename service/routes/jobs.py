@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from typing import Annotated
@@ -17,6 +18,7 @@ from jobs.graders.alone import grades_alone
 from jobs.graders.sandbox.pools import on_behalf_of
 from jobs.models import Job
 from jobs.registry import BaseModel, find_model
+from jobs.request_id import request_id
 from jobs.resolve import check_rates
 from jobs.scopes import Scope
 from jobs.spec import JobSpec, grader_refused, parse_spec
@@ -40,6 +42,8 @@ from service.metadata_filter import METADATA_PARAMETER, MetadataFilter
 from service.wire.errors import answers
 from service.wire.jobs import FineTuningJob, job_object
 from service.wire.pages import CursorPage
+
+logger = logging.getLogger(__name__)
 
 CANCEL_POLL_SECONDS = 0.1
 NOT_HELD = (
@@ -89,6 +93,7 @@ def create_job(
     for warning in grader.warnings:
         events.add(session, job.id, warning, level="warn")
     answer = once.made(job.id, job_object(job))
+    logger.info("%s is made", job.id, extra={"fields": {"job_id": job.id}})
     # Rung once the answer is out, so that a broker that is away delays nobody.
     background.add_task(bell.ring)
     return answer
@@ -122,6 +127,7 @@ def _row(spec: JobSpec, *, model: str, project_id: str) -> Job:
         training_file=spec.training_file,
         validation_file=spec.validation_file,
         priority=spec.priority,
+        request_id=request_id.get(),
         seed=secrets.randbelow(2**31) if spec.seed is None else spec.seed,
     )
 

@@ -32,7 +32,7 @@ class Stack:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line)
-            if line.startswith("ready "):
+            if "ready http://" in line:
                 return
         raise AssertionError(f"ended with {self.process.wait()} before it was ready: {self.lines}")
 

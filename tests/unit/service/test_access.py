@@ -12,11 +12,11 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db import transaction
+from jobs.log import TextLines
 from jobs.models import ApiKey
 from jobs.scopes import Scope, granted
 from jobs.store import projects
 from jobs.store.projects import IssuedKey
-from service import log
 from service.settings import ServiceSettings
 
 pytestmark = pytest.mark.on_both_databases
@@ -175,8 +175,8 @@ class TestFailures:
         def told() -> None:
             logging.getLogger("any.other").warning("from the endpoint's thread")
 
-        handler = log.handler()
-        handler.setStream(lines := io.StringIO())
+        handler = logging.StreamHandler(lines := io.StringIO())
+        handler.setFormatter(TextLines())
         logging.getLogger().addHandler(handler)
         try:
             answers = [
