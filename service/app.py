@@ -63,6 +63,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         yield
         writing.cancel()
         await asyncio.wait([writing])
+        await resources.traffic.try_to_write(resources.sessions)
         await resources.aclose()
 
     app = FastAPI(

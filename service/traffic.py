@@ -62,7 +62,11 @@ class Traffic:
         """Write now and then, until cancelled."""
         while True:
             await asyncio.sleep(WRITE_SECONDS)
-            try:
-                await run_in_threadpool(self.write, sessions)
-            except SQLAlchemyError as error:
-                logger.warning("requests are counted and cannot be written yet: %s", error)
+            await self.try_to_write(sessions)
+
+    async def try_to_write(self, sessions: sessionmaker[Session]) -> None:
+        """Write, or say in the log that it has to wait."""
+        try:
+            await run_in_threadpool(self.write, sessions)
+        except SQLAlchemyError as error:
+            logger.warning("requests are counted and cannot be written yet: %s", error)

@@ -12,6 +12,7 @@ from prometheus_client.exposition import choose_encoder
 
 from jobs.errors import InvalidApiKey
 from service.dependencies import Resources, get_resources
+from service.wire.errors import answers
 
 router = APIRouter(tags=["health"])
 
@@ -50,7 +51,7 @@ def _is_from_this_machine(request: Request) -> bool:
     "/metrics",
     dependencies=[Depends(allowed)],
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **answers(401)},
 )
 def metrics(request: Request, resources: Annotated[Resources, Depends(get_resources)]) -> Response:
     """Every metric of the system in Prometheus' text format: see docs/monitoring.md."""

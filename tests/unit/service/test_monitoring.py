@@ -23,6 +23,7 @@ from jobs.status import Reason, Status
 from jobs.store import attempts, losses
 from jobs.store.projects import IssuedKey
 from service import monitoring
+from service.app import create_app
 from service.settings import ServiceSettings
 
 Sessions = sessionmaker[Session]
@@ -163,6 +164,17 @@ class TestRequests:
         assert numbers["grpo_http_requests_total{method=GET,route=/v1/files,status=200}"] == 1
         assert sum(v for k, v in numbers.items() if "method=other" in k) == 1
         assert numbers[f"grpo_http_request_seconds_count{{route={job}}}"] == 2
+
+    def test_they_outlive_the_process(
+        self, app: FastAPI, key: IssuedKey, settings: ServiceSettings
+    ) -> None:
+        for _ in range(2):
+            with TestClient(create_app(settings)) as client:
+                client.get("/healthz")
+        with TestClient(app, client=("127.0.0.1", 50000)) as scraper:
+            numbers = scraped(scraper)
+        healthy = "grpo_http_requests_total{method=GET,route=/healthz,status=200}"
+        assert numbers[healthy] == 2
 
     def test_refusals_are_counted_by_their_code(
         self, app: FastAPI, client: TestClient, here: TestClient
