@@ -32,8 +32,11 @@ _SECRETS = (
     (re.compile(r"\b(sk-\w{3})[\w-]{13,}"), r"\1..."),
     (re.compile(r"\b(whsec_)[\w+/=-]{8,}"), r"\1..."),
     (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), r"\1..."),
-    (re.compile(r"(://[^\s/:@]*:)[^\s/@]+(@)"), r"\1...\2"),
+    (re.compile(r"(://[^\s/:@]*:)[^\s/@\"']+(@)"), r"\1...\2"),
 )
+
+# A shorter one may be a part of any word.
+SHORTEST_SECRET = 8
 
 _job: ContextVar[tuple[str, int | None] | None] = ContextVar("job", default=None)
 # Of processes that work for one job: their threads have contexts of their own.
@@ -68,7 +71,7 @@ def configure(process: str, settings: Settings) -> None:
     """Set up this process's logging, in the form that the settings name, on standard error."""
     handler: logging.StreamHandler[TextIO] = logging.StreamHandler()
     known = [settings.serving_token, os.environ.get("HONED_METRICS_TOKEN", "")]
-    secrets = tuple(secret for secret in known if secret)
+    secrets = tuple(secret for secret in known if len(secret) >= SHORTEST_SECRET)
     if settings.log_format == "json":
         handler.setFormatter(JsonLines(process, secrets))
         sys.excepthook = _last_words
