@@ -204,6 +204,23 @@ class TestTheReserveOfTheDisk:
         assert error_of(client.post(UPLOADS, json=large), 503)["code"] == "storage_full"
         assert client.post(UPLOADS, json={**ANNOUNCED, "bytes": int(0.9 * GB)}).status_code == 200
 
+    def test_is_looked_at_again_while_a_file_comes(
+        self, client: TestClient, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("service.bodies.LOOK_EVERY_BYTES", 10)
+        looks: list[int] = []
+
+        def shrinking(folder: Any) -> disk.Room:
+            looks.append(len(looks))
+            # There is room before the body comes: three folders are looked at each time.
+            return disk.Room(total=100 * GB, free=(3 if len(looks) <= 3 else 1) * GB)
+
+        monkeypatch.setattr(disk, "room", shrinking)
+        file = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a", b"x" * 1000)}}
+        assert error_of(client.post("/v1/files", **file), 503)["code"] == "storage_full"
+        assert len(looks) > 3
+        assert not list(settings.artifacts_dir.rglob("*"))
+
     def test_is_a_tenth_of_a_small_disk(
         self, client: TestClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:

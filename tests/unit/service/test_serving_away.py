@@ -202,3 +202,28 @@ def test_a_refusal_after_the_first_line_keeps_its_wait(
     response = client.post(CHAT, json=HELLO)
     assert error_of(response, 503)["code"] == "model_does_not_fit"
     assert response.headers["retry-after"] == "30"
+
+
+def test_a_project_has_so_many_requests_under_way_and_each_gives_its_place_back(
+    settings: ServiceSettings, key: IssuedKey, peer: Peer
+) -> None:
+    may_answer = threading.Event()
+
+    def hold(asked: Asked) -> Says:
+        assert may_answer.wait(60)
+        return lines(*ANSWER)
+
+    peer.behaviour = hold
+    write_address(settings, Address(peer.url, "secret"))
+    app = create_app(settings.model_copy(update={"max_project_chats": 1}))
+    with TestClient(app, headers={"Authorization": f"Bearer {key.secret}"}) as client:
+        answer = asking(client)
+        wait_for(lambda: peer.asked, seconds=30, what="the first request")
+        refused = client.post(CHAT, json=HELLO)
+        error = error_of(refused, 429)
+        assert (error["code"], refused.headers["retry-after"]) == ("rate_limit_exceeded", "2")
+        assert "1 chat requests of this project" in error["message"]
+        may_answer.set()
+        assert answer().status_code == 200
+        for is_stream in (True, False, True, False):
+            assert client.post(CHAT, json={**HELLO, "stream": is_stream}).status_code == 200
