@@ -21,6 +21,9 @@ from damage import Disk, built_clock  # noqa: E402
 from deck import faults_of  # noqa: E402
 from topology import TOPOLOGIES, prepare  # noqa: E402
 
+from jobs.errors import NoIsolation  # noqa: E402
+from jobs.graders.sandbox.isolation import isolation  # noqa: E402
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
@@ -47,14 +50,24 @@ def main() -> int:
     has_disk = all(disk.mount() for disk in disks)
     if not has_disk:
         say("left out: full disks, which need the right to mount a file system")
-    faults = faults_of(type(topology), has_disk=has_disk, has_clock=bool(clock))
+    why_no_sandbox = _why_no_sandbox()
+    if why_no_sandbox:
+        say(f"left out: exhaust_sandbox. {why_no_sandbox}")
     wanted = set(filter(None, arguments.only.split(",")))
+    faults = [
+        fault
+        for fault in faults_of(
+            type(topology),
+            has_disk=has_disk,
+            has_clock=bool(clock),
+            has_sandbox=why_no_sandbox is None,
+        )
+        if not wanted or fault.__name__ in wanted
+    ]
     campaign = Campaign(topology, arguments.seed, say)
     say(f"{topology.name}, seed {arguments.seed}, in {root}")
     try:
-        campaign.run(
-            [one for one in faults if not wanted or one.__name__ in wanted], arguments.faults
-        )
+        campaign.run(faults, arguments.faults)
     finally:
         if campaign.violations or arguments.keep:
             _keep_logs(folder, root / "kept")
@@ -66,6 +79,14 @@ def main() -> int:
         say(f"the stack's database and logs are kept: {root}")
     print(json.dumps({**campaign.summary(), "seconds": round(time.monotonic() - started)}))
     return 1 if campaign.violations else 0
+
+
+def _why_no_sandbox() -> str | None:
+    try:
+        isolation()
+    except NoIsolation as refusal:
+        return str(refusal)
+    return None
 
 
 def _keep_logs(folder: Path, kept: Path) -> None:

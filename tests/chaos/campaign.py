@@ -42,7 +42,7 @@ class Campaign:
             self.customer = Customer(self.topology.user)
             self.customer.prepare()
             undisturbed = self.customer.create_job()
-            self.topology.user.wait_for_status(undisturbed, "succeeded")
+            self.topology.user.wait_for_status(undisturbed, "succeeded", seconds=300)
             self.expected = invariants.adapter_sha256(self.topology, undisturbed)
             self.say(f"undisturbed: {undisturbed} {self.expected[:12]}")
             self.customer.start()

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from faults import Target, kill_pool_process, kill_trainer, send
+from faults import Target, kill_pool_process, send
 from topology import CLOCK, DATABASE_CLOCK, LEASE_SECONDS, ScaledUp
 
 
@@ -16,7 +16,8 @@ def corrupt_checkpoint(target: Target) -> None:
     """The trainer dies, and before another begins the newest state is cut short or overwritten."""
     holder = target.topology.holder(target.job_id)
     send([holder] if holder else [], signal.SIGSTOP)
-    kill_trainer(target)
+    trainers = target.trainers()
+    send(trainers, signal.SIGKILL)
     time.sleep(0.2)
     newest = target.topology.rows(
         "SELECT checkpoints.id, folder, jobs.attempt FROM checkpoints JOIN jobs ON jobs.id = job_id"
@@ -24,7 +25,7 @@ def corrupt_checkpoint(target: Target) -> None:
         " ORDER BY checkpoints.step DESC LIMIT 1",
         id=target.job_id,
     )
-    for row in newest:
+    for row in newest if trainers else []:
         state = target.topology.artifacts / row.folder / "state"
         for path in sorted(state.glob("*.safetensors"))[:1]:
             target.damaged[row.id] = row.attempt

@@ -6,7 +6,7 @@ from random import Random
 
 import damage
 import outages
-from faults import ANYWHERE, Fault
+from faults import ANYWHERE, Fault, exhaust_sandbox
 from moments import ORDER
 from topology import ScaledUp, Topology
 
@@ -35,7 +35,9 @@ SCALED: tuple[Fault, ...] = (
 EMBEDDED: tuple[Fault, ...] = (outages.lock_database_for_a_minute, outages.contend_for_database)
 
 
-def faults_of(topology: type[Topology], *, has_disk: bool, has_clock: bool) -> list[Fault]:
+def faults_of(
+    topology: type[Topology], *, has_disk: bool, has_clock: bool, has_sandbox: bool
+) -> list[Fault]:
     """Every kind of fault that can be done to a stack here."""
     is_scaled = topology is ScaledUp
     faults = [
@@ -49,6 +51,8 @@ def faults_of(topology: type[Topology], *, has_disk: bool, has_clock: bool) -> l
         damage.corrupt_checkpoint,
         *(SCALED if is_scaled else EMBEDDED),
     ]
+    if has_sandbox:
+        faults.append(exhaust_sandbox)
     if has_disk:
         faults += [damage.fill_disk, *([] if is_scaled else [damage.fill_database_disk])]
     if has_clock:

@@ -222,5 +222,4 @@ ANYWHERE: tuple[Fault, ...] = (
     suspend_supervisor,
     hang_trainer,
     exhaust_memory,
-    exhaust_sandbox,
 )
