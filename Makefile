@@ -68,7 +68,7 @@ format: .venv/.installed ## Format the code
 	$(BIN)/ruff format $(SOURCES)
 
 openapi: .venv/.installed ## Write docs/openapi.json from the routes, docs/graders.schema.json from the graders
-	$(BIN)/python -m service.openapi > docs/openapi.json
+	$(BIN)/python -m service.openapi docs/openapi.json
 	$(BIN)/python -m jobs.graders.schema > docs/graders.schema.json
 
 clean: ## Remove the environment and the demo's folder

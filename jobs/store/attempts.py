@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.db import now
@@ -55,12 +55,9 @@ def claim(
 
     None when nothing can be taken.
     """
-    waiting = select(Job.id).where(
-        Job.status == Status.QUEUED, has_come(Job.claimable_at), fitting.fits(device)
-    )
     statement = (
         update(Job)
-        .where(Job.id == turns.next_of(waiting), Job.status == Status.QUEUED)
+        .where(Job.id == turns.next_of(_claimable(device)), Job.status == Status.QUEUED)
         .values(
             status=Status.RUNNING,
             attempt=Job.attempt + 1,
@@ -95,6 +92,12 @@ def claim(
     goes_on = f"Fine-tuning job goes on (attempt {row.attempt})"
     events.add(session, row.id, "Fine-tuning job started" if row.attempt == 1 else goes_on)
     return Claim(job_id=row.id, attempt=row.attempt, request_id=row.request_id)
+
+
+def _claimable(device: Device) -> Select[str]:
+    return select(Job.id).where(
+        Job.status == Status.QUEUED, has_come(Job.claimable_at), fitting.fits(device)
+    )
 
 
 def fence(session: Session, claimed: Claim, **values: Any) -> None:
