@@ -21,7 +21,8 @@ from jobs.models import Job
 from jobs.status import Reason, Status
 from jobs.store import jobs, projects, validation
 from service.settings import ServiceSettings
-from worker import supervise, validator
+from worker import attempt as one_attempt
+from worker import validator
 
 pytestmark = pytest.mark.on_both_databases
 
@@ -110,7 +111,7 @@ def test_a_trainer_that_does_not_obey_is_ended(
     status: Status,
 ) -> None:
     trainer("time.sleep(600)")
-    monkeypatch.setattr(supervise, "OBEY_SECONDS", 0.5)
+    monkeypatch.setattr(one_attempt, "OBEY_SECONDS", 0.5)
     working = threading.Thread(target=drain, args=(settings,))
     working.start()
     while row(sessions, job_id).status != Status.RUNNING:
