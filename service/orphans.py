@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
@@ -61,10 +60,9 @@ def _named(session: Session) -> set[str]:
     }
 
 
-@contextmanager
-def swept_later() -> Iterator[None]:
-    """For bytes whose row is gone: where the store is away, the sweeper removes them."""
+def remove_bytes(remove: Callable[..., None], *names: str) -> None:
+    """Remove what has no row, or none any more; where the store is away, the sweeper does it."""
     try:
-        yield
+        remove(*names)
     except StoreAway as away:
         logger.warning("bytes without a row are left to the sweeper: %s", away)

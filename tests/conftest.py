@@ -5,11 +5,13 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import servers
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from kept import Kept, kept_by
 from servers import drop_database, made_database
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session, sessionmaker
@@ -27,10 +29,14 @@ os.environ["HF_HOME"] = "/nonexistent"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that is marked `on_both_databases` runs once on SQLite and once on PostgreSQL."""
-    is_marked = metafunc.definition.get_closest_marker("on_both_databases") is not None
-    if is_marked and "database_url" in metafunc.fixturenames:
-        metafunc.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+    """Tests that are marked so run once on each database, or over each artifact store."""
+    for mark, fixture, kinds in (
+        ("on_both_databases", "database_url", ["sqlite", "postgresql"]),
+        ("on_both_stores", "artifacts_at", ["folder", "bucket"]),
+    ):
+        is_marked = metafunc.definition.get_closest_marker(mark) is not None
+        if is_marked and fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, kinds, indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -118,8 +124,37 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(f"{getattr(request, 'param', 'sqlite')}_url"))
 
 
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[servers.ObjectServer]:
+    """A mock of S3, which listens on a port of its own."""
+    server = servers.ObjectServer()
+    server.start()
+    yield server
+    server.remove()
+
+
 @pytest.fixture
-def settings(tmp_path: Path, database_url: str, model_folder: Path) -> ServiceSettings:
+def artifacts_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Settings of where artifacts are: in the data folder, unless marked `on_both_stores`."""
+    if getattr(request, "param", "folder") == "folder":
+        return {}
+    for name, value in servers.CREDENTIALS.items():
+        monkeypatch.setenv(name.upper(), value)
+    server: servers.ObjectServer = request.getfixturevalue("object_server")
+    return server.new_bucket()
+
+
+@pytest.fixture
+def kept(settings: ServiceSettings) -> Iterator[Kept]:
+    """The bytes that the artifact store keeps, whichever it is, behind its back."""
+    with kept_by(settings) as kept:
+        yield kept
+
+
+@pytest.fixture
+def settings(
+    tmp_path: Path, database_url: str, model_folder: Path, artifacts_at: dict[str, Any]
+) -> ServiceSettings:
     """Settings of an embedded stack in a folder of its own."""
     return ServiceSettings(
         data_dir=tmp_path / "data",
@@ -127,6 +162,7 @@ def settings(tmp_path: Path, database_url: str, model_folder: Path) -> ServiceSe
         model_roots=(model_folder.parent,),
         # No worker runs beside these tests.
         cancel_seconds=0.2,
+        **artifacts_at,
     )
 
 

@@ -1,26 +1,34 @@
-"""PostgreSQL and Redis as processes of the tests' own, which a test may stop and start again.
+"""PostgreSQL, Redis and a mock of S3 as processes of the tests' own, stopped and started at will.
 
 Where there are no binaries, a PostgreSQL on the standard port is used; where there is neither, the
 test is skipped with a sentence, or fails under `CI=true`.
 """
 
+import contextlib
 import getpass
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
+import urllib.request
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import boto3
 import psycopg
 import pytest
 from sqlalchemy import Engine, text
 
 START_SECONDS = 30.0
+
+# Any will do for the mock; in the environment, where boto3 looks for them.
+CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 
 
 def missing(sentence: str) -> NoReturn:
@@ -141,6 +149,41 @@ class Redis(Server):
             with _redis().Redis(port=self.port) as client:
                 return bool(client.ping())
         except _redis().ConnectionError:
+            return False
+
+
+class ObjectServer(Server):
+    """Moto's S3: a mock, which speaks the protocol over HTTP and keeps objects in its memory."""
+
+    def __init__(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="honed-objects-"))
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        super().__init__([*_as_user(None), *command], folder=folder, answers=self._answers)
+
+    def new_bucket(self) -> dict[str, str]:
+        """Settings that name a prefix in an empty bucket of its own."""
+        name = f"honed-{uuid.uuid4().hex}"
+        with contextlib.closing(self.client()) as client:
+            client.create_bucket(Bucket=name)
+        return {
+            "artifacts_url": f"s3://{name}/team/a",
+            "artifacts_endpoint": self.url,
+            "artifacts_region": "us-east-1",
+        }
+
+    def client(self) -> Any:
+        """A client of the test's own."""
+        return boto3.session.Session().client(
+            "s3", endpoint_url=self.url, region_name="us-east-1", **CREDENTIALS
+        )
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/moto-api/", timeout=2) as response:
+                return bool(response.status == 200)
+        except OSError:
             return False
 
 

@@ -19,7 +19,7 @@ from service.bodies import UploadBody, multipart_schema, parsed
 from service.dependencies import After, Artifacts, DbSession, SettingsOf, let_go
 from service.downloads import content_response
 from service.idempotency import OnceOnly
-from service.orphans import swept_later
+from service.orphans import remove_bytes
 from service.wire.errors import answers
 from service.wire.expiry import ExpiresAfter
 from service.wire.files import FileDeleted, FileObject, Purpose, file_object, shown_name
@@ -88,8 +88,7 @@ def create_file(
         return answer
     finally:
         if not is_made:
-            with swept_later():
-                artifacts.delete_upload(file_id)
+            remove_bytes(artifacts.delete_upload, file_id)
 
 
 def _purpose(fields: dict[str, str]) -> str:
@@ -187,6 +186,5 @@ def delete_file(
             param="id",
         )
     session.commit()
-    with swept_later():
-        artifacts.delete_upload(file_id)
+    remove_bytes(artifacts.delete_upload, file_id)
     return FileDeleted(id=file_id)

@@ -11,7 +11,7 @@ from jobs.settings import Settings
 from jobs.store import tuned_models
 from service.auth import CurrentProject
 from service.dependencies import Artifacts, DbSession, SettingsOf
-from service.orphans import swept_later
+from service.orphans import remove_bytes
 from service.wire.errors import answers
 from service.wire.models import ModelDeleted, ModelList, ModelObject, base_object, tuned_object
 
@@ -62,8 +62,7 @@ def delete_model(
     folder = tuned.checkpoint.folder
     tuned_models.remove(session, tuned)
     session.commit()
-    with swept_later():
-        artifacts.remove(folder)
+    remove_bytes(artifacts.remove, folder)
     return ModelDeleted(id=model)
 
 

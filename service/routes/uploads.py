@@ -14,7 +14,7 @@ from service.auth import CurrentCaller, CurrentProject
 from service.bodies import JsonBody, PartBody, body_schema, multipart_schema, parsed
 from service.dependencies import Artifacts, DbSession
 from service.idempotency import OnceOnly
-from service.orphans import swept_later
+from service.orphans import remove_bytes
 from service.wire.errors import answers
 from service.wire.files import file_object, shown_name
 from service.wire.uploads import (
@@ -92,8 +92,7 @@ def create_part(
         return answer
     finally:
         if not is_made:
-            with swept_later():
-                artifacts.delete_part(upload_id, part_id)
+            remove_bytes(artifacts.delete_part, upload_id, part_id)
 
 
 @router.post(
@@ -149,10 +148,8 @@ def complete_upload(
         is_made = True
     finally:
         if not is_made:
-            with swept_later():
-                artifacts.delete_upload(file_id)
-    with swept_later():
-        artifacts.delete_parts(upload_id)
+            remove_bytes(artifacts.delete_upload, file_id)
+    remove_bytes(artifacts.delete_parts, upload_id)
     return answer
 
 
@@ -164,6 +161,5 @@ def cancel_upload(
     upload = uploads.get(session, project_id, upload_id)
     uploads.cancel(session, upload)
     session.commit()
-    with swept_later():
-        artifacts.delete_parts(upload_id)
+    remove_bytes(artifacts.delete_parts, upload_id)
     return upload_object(upload)

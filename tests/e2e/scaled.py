@@ -25,7 +25,7 @@ CLOCKS = {"HONED_LEASE_SECONDS": "4", "HONED_SWEEP_SECONDS": "0.5"}
 class Scaled(User):
     """Each part can be stopped by itself; workers are added by name."""
 
-    def __init__(self, folder: Path, postgresql: PostgreSQL, redis: Redis) -> None:
+    def __init__(self, folder: Path, postgresql: PostgreSQL, redis: Redis, **environ: str) -> None:
         self.folder = folder
         self.postgresql = postgresql
         self.redis = redis
@@ -39,6 +39,7 @@ class Scaled(User):
             "HONED_BROKER_URL": redis.url,
             "HONED_PORT": str(port),
             "PYTHONUNBUFFERED": "1",
+            **environ,
         }
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._make_database()
@@ -56,8 +57,13 @@ class Scaled(User):
     def _once(self, *arguments: str) -> None:
         subprocess.run([sys.executable, "-m", *arguments], env=self.environ, check=True)
 
+    def data_dir(self, name: str) -> Path:
+        """The data folder of a part: here, all parts have one."""
+        return self.folder
+
     def start(self, name: str, module: str, **environ: str) -> None:
         """A part of the stack, which ends when the tests do."""
+        environ["HONED_DATA_DIR"] = str(self.data_dir(name))
         tether = ("service.tether", str(os.getpid()), sys.executable, "-m", module)
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
@@ -71,7 +77,7 @@ class Scaled(User):
 
     def start_worker(self, name: str) -> None:
         """A worker, and its answer that it is ready."""
-        sign = self.folder / "run" / "alive" / f"worker.{name}"
+        sign = self.data_dir(name) / "run" / "alive" / f"worker.{name}"
         sign.unlink(missing_ok=True)
         self.start(name, "worker", HONED_WORKER_NAME=name)
         wait_for(sign.exists, seconds=60, what=f"worker {name} to be ready")
@@ -142,13 +148,18 @@ class Scaled(User):
         assert alive == [], "left behind after SIGTERM"
 
 
-def start(folder: Path) -> Scaled:
-    """A stack with servers of its own and no worker yet; it answers when this returns."""
+def own_servers() -> tuple[PostgreSQL, Redis]:
+    """A database server and a broker, started."""
     postgresql, redis = own_postgresql(), own_redis()
     if postgresql is None or redis is None:
         missing("The scaled topology needs the servers of PostgreSQL and Redis installed here.")
     postgresql.start()
     redis.start()
-    stack = Scaled(folder, postgresql, redis)
+    return postgresql, redis
+
+
+def start(folder: Path) -> Scaled:
+    """A stack with servers of its own and no worker yet; it answers when this returns."""
+    stack = Scaled(folder, *own_servers())
     wait_for(stack.is_ready, seconds=60, what="the service to be ready")
     return stack
