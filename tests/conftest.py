@@ -30,13 +30,21 @@ os.environ["HF_HOME"] = "/nonexistent"
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests that are marked so run once on each database, or over each artifact store."""
-    for mark, fixture, kinds in (
-        ("on_both_databases", "database_url", ["sqlite", "postgresql"]),
-        ("on_both_stores", "artifacts_at", ["folder", "bucket"]),
-    ):
+
+    def varies(mark: str, fixture: str) -> bool:
         is_marked = metafunc.definition.get_closest_marker(mark) is not None
-        if is_marked and fixture in metafunc.fixturenames:
-            metafunc.parametrize(fixture, kinds, indirect=True)
+        return is_marked and fixture in metafunc.fixturenames
+
+    databases = varies("on_both_databases", "database_url")
+    stores = varies("on_both_stores", "artifacts_at")
+    if databases and stores:
+        # What a store does does not depend on the database.
+        pairs = [("sqlite", "folder"), ("postgresql", "folder"), ("sqlite", "bucket")]
+        metafunc.parametrize(("database_url", "artifacts_at"), pairs, indirect=True)
+    elif databases:
+        metafunc.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+    elif stores:
+        metafunc.parametrize("artifacts_at", ["folder", "bucket"], indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,8 @@ class Apart(Scaled):
             folder,
             postgresql,
             redis,
+            # From its claim to its first renewal a worker may take some seconds.
+            HONED_LEASE_SECONDS="12",
             HONED_ARTIFACTS_URL=place["artifacts_url"],
             HONED_ARTIFACTS_ENDPOINT=self.gate.url,
             HONED_ARTIFACTS_REGION=place["artifacts_region"],

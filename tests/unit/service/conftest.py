@@ -15,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.artifacts import ADAPTER_ARCHIVE, LocalStore, pack
+from jobs.artifacts import ADAPTER_ARCHIVE, ArtifactStore, open_store, pack
 from jobs.db import transaction
 from jobs.graders.sandbox import isolation, pools
 from jobs.settings import get_settings
@@ -78,7 +78,7 @@ class Worker:
     """What a worker does to a job, through the same store functions."""
 
     sessions: sessionmaker[Session]
-    artifacts: LocalStore
+    artifacts: ArtifactStore
 
     def admit(self, job_id: str, **resolved: Any) -> None:
         with transaction(self.sessions) as session:
@@ -119,7 +119,9 @@ class Worker:
             pack(folder / "adapter", folder / ADAPTER_ARCHIVE)
 
         relative = f"jobs/{job_id}/attempt-1/step-{step}"
-        archive = (self.artifacts.publish(relative, write) / ADAPTER_ARCHIVE).read_bytes()
+        self.artifacts.publish(relative, write)
+        content = self.artifacts.content(f"{relative}/{ADAPTER_ARCHIVE}", what="it")
+        archive = b"".join(content.read(0, content.num_bytes))
         with transaction(self.sessions) as session:
             checkpoints.put(
                 session,
@@ -135,8 +137,10 @@ class Worker:
 
 
 @pytest.fixture
-def worker(sessions: sessionmaker[Session], settings: ServiceSettings) -> Worker:
-    return Worker(sessions, LocalStore(settings.artifacts_dir))
+def worker(sessions: sessionmaker[Session], settings: ServiceSettings) -> Iterator[Worker]:
+    worker = Worker(sessions, open_store(settings))
+    yield worker
+    worker.artifacts.close()
 
 
 @pytest.fixture

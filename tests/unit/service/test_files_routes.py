@@ -1,26 +1,22 @@
 """Files over HTTP."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from envelope import error_of
 from fastapi.testclient import TestClient
+from kept import Kept
 
 from jobs.store.projects import IssuedKey
 from service.settings import ServiceSettings
 
-pytestmark = pytest.mark.on_both_databases
+pytestmark = [pytest.mark.on_both_databases, pytest.mark.on_both_stores]
 
 Upload = Callable[..., str]
 
 
-def stored(settings: ServiceSettings) -> list[Path]:
-    return [path for path in settings.artifacts_dir.rglob("*") if path.is_file()]
-
-
-def test_what_is_uploaded_comes_back(client: TestClient, settings: ServiceSettings) -> None:
+def test_what_is_uploaded_comes_back(client: TestClient, kept: Kept) -> None:
     content = b'{"messages": []}\n' * 200_000  # beyond what is spooled in memory
     file = client.post(
         "/v1/files", data={"purpose": "fine-tune"}, files={"file": ("rows.jsonl", content)}
@@ -31,19 +27,17 @@ def test_what_is_uploaded_comes_back(client: TestClient, settings: ServiceSettin
     answer = client.get(f"/v1/files/{file['id']}/content")
     assert answer.content == content
     assert 'filename="rows.jsonl"' in answer.headers["content-disposition"]
-    assert [path.name for path in stored(settings)] == [file["id"]]
+    assert kept.names() == [f"files/{file['id']}"]
 
 
-def test_deleted_is_gone_with_its_bytes(
-    client: TestClient, upload: Upload, settings: ServiceSettings
-) -> None:
+def test_deleted_is_gone_with_its_bytes(client: TestClient, upload: Upload, kept: Kept) -> None:
     file_id = upload()
     assert client.delete(f"/v1/files/{file_id}").json() == {
         "id": file_id,
         "object": "file",
         "deleted": True,
     }
-    assert stored(settings) == []
+    assert kept.names() == []
     for path in (f"/v1/files/{file_id}", f"/v1/files/{file_id}/content"):
         assert error_of(client.get(path), 404)["message"] == f"No such File object: {file_id}"
     error_of(client.delete(f"/v1/files/{file_id}"), 404)
@@ -86,19 +80,17 @@ def test_an_empty_list(client: TestClient) -> None:
     }
 
 
-def test_an_empty_file_is_refused_and_not_kept(
-    client: TestClient, settings: ServiceSettings
-) -> None:
+def test_an_empty_file_is_refused_and_not_kept(client: TestClient, kept: Kept) -> None:
     response = client.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": ("a", b"")})
     error = error_of(response, 400)
     assert error["param"] == "file"
     assert "empty" in error["message"]
-    assert stored(settings) == []
+    assert kept.names() == []
 
 
 @pytest.mark.parametrize("is_declared", [True, False])
 def test_a_file_too_large_is_refused_and_not_kept(
-    client: TestClient, settings: ServiceSettings, is_declared: bool
+    client: TestClient, settings: ServiceSettings, kept: Kept, is_declared: bool
 ) -> None:
     settings.max_upload_bytes = 1000
     head = (
@@ -114,11 +106,11 @@ def test_a_file_too_large_is_refused_and_not_kept(
     error = error_of(response, 413)
     assert error["code"] == "body_too_large"
     assert "1,000 bytes" in error["message"]
-    assert stored(settings) == []
+    assert kept.names() == []
 
 
 def test_a_file_just_over_the_limit_is_refused_by_its_own_size(
-    client: TestClient, settings: ServiceSettings
+    client: TestClient, settings: ServiceSettings, kept: Kept
 ) -> None:
     settings.max_upload_bytes = 1000
     for size, status in ((1000, 200), (1001, 413)):
@@ -126,7 +118,7 @@ def test_a_file_just_over_the_limit_is_refused_by_its_own_size(
             "/v1/files", data={"purpose": "fine-tune"}, files={"file": ("a", b"x" * size)}
         )
         assert response.status_code == status
-    assert len(stored(settings)) == 1
+    assert len(kept.names()) == 1
 
 
 BAD_FORMS = [
@@ -179,21 +171,19 @@ def test_a_body_that_is_no_form(client: TestClient, kind: str, content: bytes, w
     ],
 )
 def test_the_clients_name_is_only_shown(
-    client: TestClient, settings: ServiceSettings, sent: str, shown: str
+    client: TestClient, kept: Kept, sent: str, shown: str
 ) -> None:
     file = client.post(
         "/v1/files", data={"purpose": "fine-tune"}, files={"file": (sent, b"x")}
     ).json()
     assert file["filename"] == shown
-    assert [path.name for path in stored(settings)] == [file["id"]]
+    assert kept.names() == [f"files/{file['id']}"]
     assert client.get(f"/v1/files/{file['id']}/content").content == b"x"
 
 
-def test_vanished_bytes_are_a_sentence(
-    client: TestClient, upload: Upload, settings: ServiceSettings
-) -> None:
+def test_vanished_bytes_are_a_sentence(client: TestClient, upload: Upload, kept: Kept) -> None:
     file_id = upload()
-    (settings.artifacts_dir / "files" / file_id).unlink()
+    kept.delete(f"files/{file_id}")
     error = error_of(client.get(f"/v1/files/{file_id}/content"), 410)
     assert (error["code"], file_id in error["message"]) == ("artifact_missing", True)
 

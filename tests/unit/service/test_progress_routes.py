@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from envelope import error_of
 from fastapi.testclient import TestClient
+from kept import Kept
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ADAPTER_ARCHIVE
 from jobs.db import transaction
 from jobs.store import events, metrics
-from service.settings import ServiceSettings
 
 pytestmark = pytest.mark.on_both_databases
 
@@ -136,6 +136,7 @@ class TestCheckpoints:
         assert [checkpoint["id"] for checkpoint in rest["data"]] == [oldest["id"]]
 
 
+@pytest.mark.on_both_stores
 class TestAdapter:
     def test_none_yet_is_a_sentence(self, client: TestClient, job_id: str) -> None:
         error = error_of(client.get(f"{JOBS}/{job_id}/adapter"), 404)
@@ -181,6 +182,13 @@ class TestAdapter:
             answer = get(value)
             assert (answer.status_code, answer.content) == (206, expected)
             assert answer.headers["content-range"].endswith(f"/{size}")
+        several = get("bytes=0-3, 100-102, 2-7")
+        assert several.status_code == 206
+        assert several.headers["content-type"].startswith("multipart/byteranges; boundary=")
+        assert int(several.headers["content-length"]) == len(several.content)
+        for first, end in ((0, 8), (100, 103)):
+            shown = f"Content-Range: bytes {first}-{end - 1}/{size}\r\n\r\n".encode()
+            assert shown + archive[first:end] + b"\r\n--" in several.content
         etag = answer.headers["etag"]
         assert get("bytes=0-9", **{"If-Range": etag}).status_code == 206
         assert get("bytes=0-9", **{"If-Range": '"other"'}).content == archive
@@ -201,13 +209,13 @@ class TestAdapter:
         assert client.get(url, headers={"If-None-Match": '"x"'}).status_code == 200
 
     def test_an_archive_that_vanished_or_was_cut(
-        self, client: TestClient, job_id: str, worker: Any, settings: ServiceSettings
+        self, client: TestClient, job_id: str, worker: Any, kept: Kept
     ) -> None:
         worker.checkpoint(job_id, 10)
-        path = settings.artifacts_dir / "jobs" / job_id / "attempt-1" / "step-10" / ADAPTER_ARCHIVE
-        path.write_bytes(path.read_bytes()[:-1])
+        name = f"jobs/{job_id}/attempt-1/step-10/{ADAPTER_ARCHIVE}"
+        kept.write(name, kept.read(name)[:-1])
         error = error_of(client.get(f"{JOBS}/{job_id}/adapter"), 410)
         assert (error["code"], "damaged" in error["message"]) == ("artifact_missing", True)
-        path.unlink()
+        kept.delete(name)
         error = error_of(client.get(f"{JOBS}/{job_id}/adapter"), 410)
         assert "no longer in the artifact store" in error["message"]

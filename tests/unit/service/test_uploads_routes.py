@@ -1,22 +1,26 @@
 """Files sent in parts, and files that end, over HTTP."""
 
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from envelope import error_of
 from fastapi.testclient import TestClient
+from kept import kept_by
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.artifacts import LocalStore
+from jobs.artifacts import open_store
 from jobs.db import now, transaction
 from jobs.models import File, Upload
 from jobs.store import uploads
 from jobs.store.projects import IssuedKey
 from service.settings import ServiceSettings
 from service.tidy import tidy
+
+pytestmark = pytest.mark.on_both_stores
 
 UPLOADS = "/v1/uploads"
 KEY, RETRIED = {"Idempotency-Key": "k"}, {"x-stainless-retry-count": "1"}
@@ -51,14 +55,14 @@ def complete(client: TestClient, upload_id: str, *part_ids: str, **more: Any) ->
 
 
 @pytest.fixture
-def kept(settings: ServiceSettings) -> Any:
+def kept(settings: ServiceSettings) -> Iterator[Any]:
     """The names of what lies in a folder of the artifact store."""
+    with kept_by(settings) as found:
 
-    def kept(folder: str) -> list[str]:
-        root = settings.artifacts_dir / folder
-        return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+        def kept(folder: str) -> list[str]:
+            return [name.removeprefix(f"{folder}/") for name in found.names(f"{folder}/")]
 
-    return kept
+        yield kept
 
 
 def test_parts_become_a_file_in_the_order_named(client: TestClient, kept: Any) -> None:
@@ -248,7 +252,7 @@ class TestEnds:
         job_id: str,
         kept: Any,
     ) -> None:
-        artifacts = LocalStore(settings.artifacts_dir)
+        artifacts = open_store(settings)
         training = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()["training_file"]
         idle, live = (self.make(client, "3600").json()["id"] for _ in range(2))
         tidy(sessions, artifacts)
@@ -280,7 +284,7 @@ class TestEnds:
         parts = [f"{upload_id}/{part(client, upload_id, b'x')}" for upload_id in (late, live)]
         with transaction(sessions) as session:
             session.execute(update(Upload).where(Upload.id == late).values(expires_at=now() - 1))
-        tidy(sessions, LocalStore(settings.artifacts_dir))
+        tidy(sessions, open_store(settings))
         assert kept("uploads") == parts[1:]
         error = error_of(client.post(f"{UPLOADS}/{late}/cancel"), 400)
         assert "expired" in error["message"]
