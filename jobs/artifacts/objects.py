@@ -46,6 +46,8 @@ BROKEN_READS = 3
 MAX_DELETED = 1000
 
 ABSENT = frozenset({"404", "NoSuchKey"})
+# The bucket is there, and whoever asks may use it.
+OWN_ALREADY = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 # The object changed while it was read: it is shorter, or another one.
 CHANGED = frozenset({"416", "InvalidRange", "412", "PreconditionFailed"})
 # More parts at once only cost memory: an upload holds each of them.
@@ -173,6 +175,17 @@ class Objects:
             return None
         where = f" at {self._endpoint}" if self._endpoint else ""
         return f"The bucket '{self.bucket}'{where} cannot be used: {reason}."
+
+    def make_bucket(self) -> None:
+        """Have the bucket, made now unless it was there."""
+        elsewhere = self._region not in (None, "us-east-1")
+        place = {"CreateBucketConfiguration": {"LocationConstraint": self._region}}
+        with self._answered("make the bucket"):
+            try:
+                self._client().create_bucket(Bucket=self.bucket, **(place if elsewhere else {}))
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in OWN_ALREADY:
+                    raise
 
     def close(self) -> None:
         """Close every connection."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from jobs.artifacts.objects import ASK_SECONDS
 from jobs.db import POSTGRESQL_CONNECTION
 from jobs.doorbell import celery_config
 from jobs.serving import LIVE_PATH
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 WORKER: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.worker.yml").read_text())
+WITH_BUCKET: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.s3.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 OURS = {name: one for name, one in SERVICES.items() if one["image"].startswith("honed-")}
 ALONE: dict[str, Any] = WORKER["services"]["worker"]
@@ -148,7 +150,8 @@ def test_readiness_has_more_time_than_what_it_waits_for() -> None:
     database += POSTGRESQL_CONNECTION["connect_timeout"]
     options = celery_config(Settings(broker_url="redis://"))["broker_transport_options"]
     broker = 2 * options["socket_connect_timeout"]
-    assert database + broker < int(asking) < int(check["timeout"].removesuffix("s"))
+    store = 2 * ASK_SECONDS
+    assert database + broker + store < int(asking) < int(check["timeout"].removesuffix("s"))
 
 
 def test_a_worker_on_another_machine_is_the_same_worker() -> None:
@@ -180,6 +183,53 @@ def test_volumes_are_declared_and_the_artifacts_are_shared() -> None:
     for name in ("worker", "serving", "service"):
         assert mounted[name]["models"] == OURS[name]["environment"]["HF_HOME"]
     assert "models:/models:ro" in OURS["service"]["volumes"]
+
+
+class TestWithABucket:
+    """docker-compose.s3.yml is laid over docker-compose.yml."""
+
+    ADDED = ("objects", "bucket")
+    PARTS: dict[str, dict[str, Any]] = WITH_BUCKET["services"]
+
+    def test_whoever_reads_or_writes_artifacts_is_told_where_they_are(self) -> None:
+        assert set(self.PARTS) == {*self.ADDED, *OURS} - {"migrate"}
+        wanted = self.PARTS["bucket"]["environment"]
+        for name in set(self.PARTS) - {"objects"}:
+            assert self.PARTS[name]["environment"] == wanted, name
+        ours = {SETTINGS[key]: value for key, value in wanted.items() if key in SETTINGS}
+        settings = ServiceSettings.model_validate(ours)
+        assert settings.artifacts_url == "s3://honed/artifacts"
+        assert settings.artifacts_endpoint == "http://objects:9000"
+        assert {key for key in wanted if key not in SETTINGS} == {
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+        }
+
+    def test_the_keys_come_from_the_environment_and_are_the_servers(self) -> None:
+        text = (ROOT / "docker-compose.s3.yml").read_text()
+        used = dict(REFERENCE.findall(text))
+        assert set(used) == {"S3_ACCESS_KEY", "S3_SECRET_KEY"}
+        assert all(default.startswith(":?") for default in used.values())
+        server, user = (self.PARTS[name]["environment"] for name in ("objects", "service"))
+        assert server["MINIO_ROOT_USER"] == user["AWS_ACCESS_KEY_ID"]
+        assert server["MINIO_ROOT_PASSWORD"] == user["AWS_SECRET_ACCESS_KEY"]
+
+    def test_nothing_starts_before_the_bucket_is_there(self) -> None:
+        assert self.PARTS["bucket"]["command"][:2] == ["python", "-m"]
+        assert importlib.util.find_spec(self.PARTS["bucket"]["command"][2]) is not None
+        assert self.PARTS["bucket"]["depends_on"] == {"objects": {"condition": "service_healthy"}}
+        made = {"bucket": {"condition": "service_completed_successfully"}}
+        for name in set(self.PARTS) - set(self.ADDED):
+            assert self.PARTS[name]["depends_on"] == made, name
+
+    def test_it_is_kept_and_published_nowhere(self) -> None:
+        assert self.PARTS["objects"]["volumes"] == ["objects:/objects"]
+        assert set(WITH_BUCKET["volumes"]) == {"objects"}
+        for name in self.ADDED:
+            assert "ports" not in self.PARTS[name]
+            assert self.PARTS[name]["security_opt"] == ["no-new-privileges:true"]
+        assert self.PARTS["objects"]["restart"] == "unless-stopped"
+        assert self.PARTS["objects"]["healthcheck"]["test"]
 
 
 def test_only_the_service_is_published_and_only_on_loopback() -> None:
