@@ -211,7 +211,10 @@ class Attempt:
             else:
                 self._record(session, self.outcome or {})
             results.write_if_over(session, self.store, claimed.job_id)
-        retention.release(self.sessions, self.store, claimed.job_id)
+        try:
+            retention.release(self.sessions, self.store, claimed.job_id)
+        except StoreAway as away:
+            log.warning("%s: what it holds is left to the sweeper: %s", claimed.job_id, away)
 
     def _lose(self, session: Session, loss: JobFailure) -> None:
         """A trainer that the kernel ended for memory is followed by one that does less at a time.

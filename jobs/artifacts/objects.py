@@ -143,14 +143,13 @@ class Objects:
             for refused in answer.get("Errors", ()):
                 raise _away("remove objects", f"it answered {refused.get('Code')}")
 
-    def unfinished(self) -> Iterator[tuple[str, str, float]]:
-        """Uploads in pieces that nobody has ended: their names, ids, and when they were begun."""
+    def unfinished(self) -> Iterator[tuple[str, str]]:
+        """Uploads in pieces that nobody has ended: their names and ids."""
         pages = self._client().get_paginator("list_multipart_uploads").paginate
         with self._answered("list unfinished uploads"):
             for page in pages(Bucket=self.bucket, Prefix=self._prefix):
                 for one in page.get("Uploads", ()):
-                    name = one["Key"].removeprefix(self._prefix)
-                    yield name, one["UploadId"], one["Initiated"].timestamp()
+                    yield one["Key"].removeprefix(self._prefix), one["UploadId"]
 
     def abort(self, name: str, upload_id: str) -> None:
         """Forget an unfinished upload, and what of it has come."""

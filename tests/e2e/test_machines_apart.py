@@ -138,6 +138,12 @@ def test_a_bucket_that_is_away_is_waited_for(
         assert (caught.value.status_code, caught.value.code) == (503, "artifact_store_unavailable")
         assert int(caught.value.response.headers["retry-after"]) > 0
         assert not stack.is_ready()
+        logs = stack.data_dir("c") / "logs" / "jobs" / job_id
+
+        def has_met_it() -> bool:
+            return any("was not taken" in log.read_text() for log in logs.glob("attempt-*.log"))
+
+        wait_for(has_met_it, seconds=120, what="a checkpoint that could not be kept")
     finally:
         stack.gate.open()
     job = stack.wait_for_status(job_id, "succeeded", seconds=300)

@@ -2,6 +2,7 @@
 
 import pytest
 import tampers
+from kept import Kept
 from safetensors.torch import load_file
 from trainer_runs import HALF_FAILING, Tamper, Trainers, bytes_of, rows_of_two_kinds
 from trl.chat_template_utils import qwen3_chat_template
@@ -84,6 +85,7 @@ def test_a_state_that_cannot_be_taken_up_gives_way_to_the_one_before_it(
     assert not any("starts again" in one for one in said)
 
 
+@pytest.mark.on_both_stores
 @pytest.mark.parametrize(
     ("harm", "name", "fault"),
     [
@@ -93,19 +95,19 @@ def test_a_state_that_cannot_be_taken_up_gives_way_to_the_one_before_it(
     ],
 )
 def test_a_damaged_checkpoint_gives_way_to_the_newest_that_is_whole(
-    trainers: Trainers, harm: str, name: str, fault: str
+    trainers: Trainers, kept: Kept, harm: str, name: str, fault: str
 ) -> None:
     job_id = trainers.submit(**RUN)
     assert trainers.attempt(job_id, tampers.KillIn("sampling", step=3, call=1)) < 0
-    harmed = trainers.checkpoints(job_id)[2].parent / name
-    content = harmed.read_bytes()
+    harmed = f"{trainers.folders(job_id)[2]}/{name}"
+    content = kept.read(harmed)
     match harm:
         case "truncated":
-            harmed.write_bytes(content[:-1])
+            kept.write(harmed, content[:-1])
         case "flipped":
-            harmed.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            kept.write(harmed, content[:-1] + bytes([content[-1] ^ 1]))
         case "deleted":
-            harmed.unlink()
+            kept.delete(harmed)
 
     assert trainers.attempt(job_id) == 0
 

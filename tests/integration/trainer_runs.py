@@ -34,6 +34,8 @@ Tamper = Callable[[], None]
 
 ATTEMPT_SECONDS = 120
 
+PLACE = ("artifacts_url", "artifacts_endpoint", "artifacts_region")
+
 GRADER = {
     "type": "string_check",
     "input": "{{sample.output_text}}",
@@ -125,6 +127,9 @@ class Trainers:
             "HONED_DATA_DIR": str(self.settings.data_dir),
             "HONED_DATABASE_URL": self.settings.sqlalchemy_url,
             "HONED_MODEL_ROOTS": ":".join(map(str, self.settings.model_roots)),
+            **{f"HONED_{name.upper()}": getattr(self.settings, name) for name in PLACE},
+            # The fork server has the environment that it was started in.
+            **{name: value for name, value in os.environ.items() if name.startswith("AWS_")},
         }
         process = forked.Process(
             target=_main, args=(claimed, environ, requests, self.said, tampers)
@@ -166,12 +171,16 @@ class Trainers:
             page = events.list_page(session, job_id, after_seq=None, limit=1000, newest_first=False)
             return [event.message for event in page.rows if event.type == type]
 
-    def checkpoints(self, job_id: str) -> dict[int, Path]:
-        """Adapter folders by step, the newest first."""
+    def folders(self, job_id: str) -> dict[int, str]:
+        """The names of published checkpoints by step, the newest first."""
         with self.sessions() as session:
             page = checkpoints.list_page(session, job_id, after=None, limit=100)
-            folders = {one.step: one.folder for one in page.rows}
-        return {step: self.settings.artifacts_dir / at / "adapter" for step, at in folders.items()}
+            return {one.step: one.folder for one in page.rows}
+
+    def checkpoints(self, job_id: str) -> dict[int, Path]:
+        """Adapter folders by step, the newest first; of a store that is a folder."""
+        root = self.settings.artifacts_dir
+        return {step: root / at / "adapter" for step, at in self.folders(job_id).items()}
 
 
 def bytes_of(adapter: Path) -> dict[str, str]:
