@@ -166,10 +166,10 @@ class Objects:
         try:
             with self._answered("answer"):
                 self._client(is_hurried=True).head_bucket(Bucket=self.bucket)
-        except StoreAway as away:
-            reason = away.reason
         except Absent:
             reason = "there is no such bucket"
+        except StoreAway as away:
+            reason = away.reason
         else:
             return None
         where = f" at {self._endpoint}" if self._endpoint else ""
@@ -216,7 +216,7 @@ class Objects:
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in ABSENT or code in CHANGED or code == "NoSuchUpload":
-                raise Absent(code) from None
+                raise Absent(str(_away(what, f"it answered {code}")), reason=code) from None
             log.error("the artifact store did not %s: %s", what, error)
             raise _away(what, f"it answered {code or 'an error'}") from error
         except (BotoCoreError, Boto3Error) as error:
@@ -224,7 +224,7 @@ class Objects:
             raise _away(what, _words(error)) from error
 
 
-class Absent(Exception):
+class Absent(StoreAway):
     """There is no such object, or it is no longer the one that was asked for."""
 
 

@@ -13,7 +13,7 @@ from gate import Gate, gate_to
 from kept import Kept
 from servers import ObjectServer
 
-from jobs.artifacts import ArtifactStore, bucket, cache, open_store
+from jobs.artifacts import ArtifactStore, bucket, cache, make_bucket, open_store
 from jobs.artifacts.cache import Cache
 from jobs.artifacts.manifest import seal
 from jobs.errors import Gone, StoreAway
@@ -88,6 +88,20 @@ def test_what_the_operator_has_to_mend_is_said(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with contextlib.closing(open_store(settings)) as store:
         assert "no credentials for it" in (store.fault() or "")
+
+
+def test_the_bucket_is_made_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HONED_ARTIFACTS_URL", "s3://honed-made-once/a")
+    monkeypatch.setenv("HONED_ARTIFACTS_ENDPOINT", settings.artifacts_endpoint)
+    monkeypatch.setenv("HONED_ARTIFACTS_REGION", settings.artifacts_region)
+    assert (make_bucket.main(), make_bucket.main()) == (0, 0)
+    with contextlib.closing(open_store(Settings())) as store:
+        assert store.fault() is None
+    monkeypatch.delenv("HONED_ARTIFACTS_URL")
+    assert make_bucket.main() == 1
+    assert "names no bucket" in capsys.readouterr().err
 
 
 def test_a_read_that_breaks_off_is_gone_on_with(store: ArtifactStore, gate: Gate) -> None:
