@@ -16,15 +16,12 @@ def environ(**settings: Any) -> dict[str, str]:
 
 
 @contextmanager
-def python(
-    *arguments: str, log: Path, pythonpath: Path | None = None, **settings: Any
-) -> Iterator[subprocess.Popen[bytes]]:
+def python(*arguments: str, log: Path, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
     """`python -m ...` with its output in a file; killed at the end if it still runs."""
-    more = {} if pythonpath is None else {"PYTHONPATH": str(pythonpath)}
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
-            env=environ(**settings) | more,
+            env=environ(**settings),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
