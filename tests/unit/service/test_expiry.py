@@ -76,7 +76,7 @@ def expired(answer: Any, *words: str) -> None:
 
 
 def test_nothing_goes_by_itself(
-    client: TestClient, job_id: str, worker: Any, sessions: Sessions, age: Any, tmp_path: Any
+    client: TestClient, job_id: str, worker: Any, sessions: Sessions, age: Any
 ) -> None:
     worker.finish(job_id, 1, 2)
     add_samples(sessions, job_id, 1)
@@ -189,7 +189,6 @@ class TestCheckpoints:
         worker.finish(job_id, 1, 2, 3)
         age(Job, days=11, column="finished_at")
         sweep()
-        sweep()
         assert len(client.get(f"{JOBS}/{job_id}/checkpoints").json()["data"]) == 3
 
 
@@ -296,4 +295,3 @@ def test_bytes_that_a_killed_deletion_left_are_swept(
     store.upload_path(file_id).write_bytes(content)
     sweep()
     assert not store.upload_path(file_id).exists()
-    assert error_of(client.get(f"/v1/files/{file_id}"), 404)["code"] is None
