@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from jobs.errors import JobFailure
 from jobs.hyperparameters import Lora
 from jobs.status import Reason
 from worker.grpo.errors import UnsupportedModel
 from worker.grpo.policy import LoraSettings, Policy
+
+# A bar of progress is drawn on terminals; in a log it is no line.
+disable_progress_bar()
 
 
 def load_policy(folder: Path, lora: Lora, *, seed: int) -> Policy:

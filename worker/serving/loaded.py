@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from transformers.utils.logging import disable_progress_bar
+
+# A bar of progress is drawn on terminals; in a log it is no line.
+disable_progress_bar()
 
 
 class Loaded:
