@@ -66,6 +66,12 @@ def policy_of(make: Callable[[], PreTrainedModel], dtype: torch.dtype = torch.fl
     return policy
 
 
+@pytest.fixture(params=[0, 1 << 60], ids=["laid-out", "plain"])
+def any_layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large weights are laid out anew and small ones are not; here all are, or none."""
+    monkeypatch.setattr("worker.grpo.product.MIN_LAID_OUT", request.param)
+
+
 def drawn(policy: Policy, *, length: int) -> list[list[Rollout]]:
     """Rollouts of uneven lengths to prompts of uneven lengths."""
     return HfSampler(policy, eos_ids=range(2, 14)).sample(
@@ -81,6 +87,7 @@ def drawn(policy: Policy, *, length: int) -> list[list[Rollout]]:
 
 @pytest.mark.parametrize("length", [5, MIN_SHARED_TOKENS + 6])
 @pytest.mark.parametrize("family", FITTING)
+@pytest.mark.usefixtures("any_layout")
 def test_draws_are_those_of_the_modules(
     family: str, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +113,7 @@ def test_what_it_does_not_compute_it_is_not_used_for(family: str) -> None:
 
 
 @pytest.mark.parametrize("length", [5, MIN_SHARED_TOKENS + 6])
+@pytest.mark.usefixtures("any_layout")
 def test_bf16_logprobs_are_the_trainers_to_its_rounding(length: int) -> None:
     policy = policy_of(FITTING["qwen3"], torch.bfloat16)
     assert fits(policy)
@@ -121,6 +129,7 @@ def test_bf16_logprobs_are_the_trainers_to_its_rounding(length: int) -> None:
     assert torch.cat(differences).mean() < 0.03
 
 
+@pytest.mark.usefixtures("any_layout")
 def test_a_small_adapter_is_not_lost_in_bf16() -> None:
     """Its effect is whole, where in the sum of the weights in bf16 most of it would be lost."""
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """The policy: loaded safely, never merged, and saved so that plain PEFT reads it back."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.unit.grpo.tiny import disturb, tiny_llama
-from worker.grpo.checksum import checksum
+from worker.grpo.checksum import PRIME, SMALL, checksum
 from worker.grpo.errors import InvalidCheckpoint, UnsupportedModel
 from worker.grpo.policy import LoraSettings, Policy
 
@@ -126,6 +127,24 @@ def test_an_architecture_that_needs_remote_code_is_refused(tmp_path: Path) -> No
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedModel, match="cannot be loaded"):
         Policy.load(tmp_path)
+
+
+def test_a_checksum_is_that_of_each_tensor_however_many_there_are() -> None:
+    """It is kept with a run's state, and compared when that goes on, maybe in a later release."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"{kind}{number}": torch.randn(size, 3, generator=generator).T.to(dtype)
+        for number, size in enumerate([*range(70), SMALL // 3, SMALL // 3 + 1])
+        for kind, dtype in (("a", torch.float32), ("b", torch.bfloat16))
+    }
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        size = {torch.float32: torch.int32, torch.bfloat16: torch.int16}[tensor.dtype]
+        bits = tensor.contiguous().flatten().view(size).tolist()
+        fold = sum(bit * (i * PRIME + 1) for i, bit in enumerate(bits))
+        fold = (fold + 2**63) % 2**64 - 2**63
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {fold}\n".encode())
+    assert checksum(tensors) == digest.hexdigest()
 
 
 def test_a_checksum_sees_one_bit_a_swap_and_a_name() -> None:

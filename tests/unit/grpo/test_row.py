@@ -49,6 +49,18 @@ def test_outputs_and_gradients_are_those_of_each_sequence_alone(
         assert (one - other).abs().max() < 1e-10
 
 
+def test_short_groups_are_one_call_and_long_ones_share_their_prompts() -> None:
+    def row(prompt: int, completion: int) -> Row:
+        prompts, completions = [[0] * prompt] * 8, [[1] * completion] * 64
+        return row_of(prompts, completions, [i // 8 for i in range(64)], torch.device("cpu"))
+
+    short = row(17, 4).parts
+    assert len(short.own) == 1
+    assert not short.prefix
+    assert row(256, 4).parts.prefix
+    assert row(17, 100).parts.prefix
+
+
 def one_by_one(
     q: Tensor,
     k: Tensor,
