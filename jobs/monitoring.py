@@ -80,7 +80,7 @@ REQUEST_SECONDS = Histogram(
 )
 REFUSALS = Counter(
     "grpo_admission_refusals_total",
-    "What was to be made and was turned away for want of room or a place (429, 503, 507)",
+    "What was to be made and was turned away for want of room or a place (429, 503, a full quota)",
     ("code",),
 )
 
@@ -114,6 +114,7 @@ GPU_MEMORY_BYTES = Gauge(
 GPU_MEMORY_TOTAL_BYTES = Gauge(
     "grpo_gpu_memory_total_bytes", "Memory of a GPU that trains a job", ("worker", "device")
 )
+DEVICES = Gauge("grpo_devices", "Devices that workers offer, by what is known of them", ("status",))
 DISK_USED_BYTES = Gauge("grpo_disk_used_bytes", "In use of the disk under the data folder")
 DISK_FREE_BYTES = Gauge("grpo_disk_free_bytes", "Free on the disk under the data folder")
 DATABASE_UP = Gauge("grpo_database_up", "1 while the database answers, else 0")

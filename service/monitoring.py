@@ -84,6 +84,7 @@ def _of_tables(stands: Standing) -> Iterator[Metric]:
     yield _gauge(measures.JOBS, {(state,): number for state, number in stands.jobs.items()})
     yield _gauge(measures.OLDEST_QUEUED_SECONDS, {(): stands.oldest_queued_seconds})
     yield _gauge(measures.OUTBOX_PENDING, {(): stands.num_owed})
+    yield _gauge(measures.DEVICES, {(status,): number for status, number in stands.devices.items()})
     ages: Labelled = {(worker,): leases.oldest_seconds for worker, leases in stands.workers.items()}
     yield _gauge(measures.LEASE_AGE_SECONDS, ages)
     for measure, key in (

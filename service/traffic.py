@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
 from jobs.db import transaction
+from jobs.errors import QuotaExceeded
 from jobs.monitoring import REFUSALS, REQUEST_SECONDS, REQUESTS
 from jobs.store import tallies
 from jobs.store.tallies import Tallies
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 WRITE_SECONDS = 5.0
 
 # Of these a creation is made later: there is no room, no place or no part that it needs.
-TURNED_AWAY = frozenset({429, 503, 507})
+TURNED_AWAY = frozenset({429, 503})
 
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
@@ -41,7 +42,7 @@ class Traffic:
             self._unwritten.count(REQUESTS, route=route, method=method, status=str(status))
             if seconds is not None:
                 self._unwritten.observe(REQUEST_SECONDS, seconds, route=route)
-            if method == "POST" and status in TURNED_AWAY:
+            if method == "POST" and (status in TURNED_AWAY or code == QuotaExceeded.code):
                 self._unwritten.count(REFUSALS, code=code or "unknown")
 
     def write(self, sessions: sessionmaker[Session]) -> None:

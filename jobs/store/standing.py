@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from jobs.db import now
 from jobs.models import Job, Json
 from jobs.status import HELD, Status
+from jobs.store import devices
 from jobs.store.clocks import has_come, lease_has_ended
 
 # Waiting jobs are rung for every five seconds: one that waits longer waits for the sweeper.
@@ -36,6 +37,8 @@ class Standing:
     num_owed: int
     """Jobs that wait for a worker and for which nobody has rung lately."""
     workers: dict[str, WorkerLeases]
+    devices: dict[str, int]
+    """`healthy` and `unhealthy` ones."""
 
 
 def look(session: Session, *, lease_seconds: float) -> Standing:
@@ -53,7 +56,13 @@ def look(session: Session, *, lease_seconds: float) -> Standing:
         oldest_queued_seconds=max(0.0, oldest or 0.0),
         num_owed=session.scalar(owed) or 0,
         workers=_workers(session, lease_seconds),
+        devices=_devices(session),
     )
+
+
+def _devices(session: Session) -> dict[str, int]:
+    healthy = [device.is_healthy for device in devices.listed(session)]
+    return {"healthy": healthy.count(True), "unhealthy": healthy.count(False)}
 
 
 def _workers(session: Session, lease_seconds: float) -> dict[str, WorkerLeases]:

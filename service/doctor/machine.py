@@ -7,10 +7,11 @@ import time
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.db import connect, now
+from jobs.db import connect, now, session_factory
 from jobs.devices import Device, DevicesUnknown, device_of, visible_gpus
 from jobs.errors import NoIsolation
 from jobs.graders.sandbox.isolation import OPT_IN, isolation
+from jobs.store.devices import listed
 from service.doctor.checkup import Finding, fail, ok, warn
 from service.doctor.stores import is_missing
 from service.settings import ServiceSettings
@@ -31,8 +32,32 @@ def device(settings: ServiceSettings) -> Finding:
             "A worker does not start here. Mend the driver (a restart of the machine often does), "
             "or leave its GPUs alone with CUDA_VISIBLE_DEVICES= to train on the processor.",
         )
+    if unfit := _unfit(settings):
+        return fail(
+            f"A worker's self-test failed here, and it claims nothing: {unfit}",
+            "Mend the device (docs/fairness.md). `python -m worker.examiner cuda` (or `cpu`) tests "
+            "it by hand; a worker that is started again tests it at once.",
+        )
     shown = ", ".join(_shown(one) for one in devices)
     return ok(f"{len(gpus)} GPU(s): {shown}." if gpus else f"No GPU: jobs would train on {shown}.")
+
+
+def _unfit(settings: ServiceSettings) -> str:
+    """What was wrong with devices of this machine's worker at their last self-test."""
+    if is_missing(settings):
+        return ""
+    engine = connect(settings.sqlalchemy_url)
+    try:
+        with session_factory(engine)() as session:
+            return "; ".join(
+                f"slot {found.slot}: {(found.evidence or {}).get('reason', '')}"
+                for found in listed(session)
+                if found.worker == settings.worker_name and not found.is_healthy
+            )
+    except SQLAlchemyError:
+        return ""  # the database has a finding of its own
+    finally:
+        engine.dispose()
 
 
 def _shown(found: Device) -> str:

@@ -108,7 +108,13 @@ def artifact_store(settings: ServiceSettings) -> Finding:
     """What is published can be read back as it was written, and removed."""
     shown = settings.artifacts_url or settings.artifacts_dir
     relative = f"doctor-{uuid.uuid4().hex}"
+    mend = (
+        "Start it, or correct HONED_ARTIFACTS_URL, its endpoint and credentials (docs/storage.md). "
+        "Jobs wait meanwhile and go on by themselves."
+    )
     with closing(open_store(settings)) as store:
+        if (fault := store.fault()) is not None:
+            return fail(f"{shown} cannot be used: {fault}", mend)
         try:
             with ExitStack() as held:
                 held.callback(store.remove, relative)
@@ -120,11 +126,7 @@ def artifact_store(settings: ServiceSettings) -> Finding:
                 "Check the disk, or the network share, that it is on.",
             )
         except StoreAway as away:
-            return fail(
-                f"{shown} cannot be used: {away}",
-                "Start it, or correct HONED_ARTIFACTS_URL, its endpoint and credentials "
-                "(docs/storage.md). Jobs wait meanwhile and go on by themselves.",
-            )
+            return fail(f"{shown} cannot be used: {away.reason}", mend)
         except OSError as error:
             return _artifacts_fault(settings, error)
     return ok(f"{shown} can be written, read and cleared.")

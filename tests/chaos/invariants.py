@@ -49,6 +49,8 @@ def broken_by_job(
     yield from _zombies(topology, job_id)
     messages = _messages(topology, job_id)
     yield from _repeated(messages, excused)
+    if job["attempt"] > 1 and not any(map(ATTEMPT_EVENT.match, messages)):
+        yield f"nothing tells of its {job['attempt']} attempts"
     if is_cancelled:
         if job["status"] != "cancelled":
             yield f"its cancel was acknowledged, and it ended {job['status']}"
@@ -81,6 +83,9 @@ def _incomplete(topology: Topology, job_id: str) -> Iterator[str]:
     sampled = [row.step for row in topology.rows(query, id=job_id)]
     if sampled != list(range(1, STEPS + 1)):
         yield f"it has samples of the steps {sampled}"
+    told = [one for one in _messages(topology, job_id) if STEP_EVENT.match(one)]
+    if len(told) != STEPS + 1:
+        yield f"its events tell {len(told)} steps"
     results = topology.user.job(job_id)["result_files"]
     if len(results) != 1:
         yield f"it has the result files {results}"

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from broken import assert_broken, with_url
 from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import devices
-from jobs.db import connect
+from jobs.db import connect, transaction
 from jobs.graders.sandbox import isolation
+from jobs.models import DeviceHealth
 from service.doctor import machine
 from service.settings import ServiceSettings
 
@@ -37,6 +39,20 @@ class TestMachine:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         found = machine.device(settings)
         assert_broken(found, "version mismatch", "CUDA_VISIBLE_DEVICES=")
+
+    def test_a_device_that_failed_its_self_test(
+        self, settings: ServiceSettings, sessions: sessionmaker[Session]
+    ) -> None:
+        evidence = {"passed": False, "reason": "Products in bf16 are wrong."}
+        with transaction(sessions) as session:
+            for worker in (settings.worker_name, "another"):
+                session.add(
+                    DeviceHealth(
+                        worker=worker, slot=0, kind="cpu", is_healthy=False, evidence=evidence
+                    )
+                )
+        found = machine.device(settings)
+        assert_broken(found, "slot 0: Products in bf16 are wrong.", "worker.examiner")
 
     def test_no_isolation(self, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(isolation, "LEVELS", ())

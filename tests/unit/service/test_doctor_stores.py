@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from broken import assert_broken, with_url
-from servers import free_port
+from servers import CREDENTIALS, ObjectServer, free_port
 from sqlalchemy import Engine, text
 
 from jobs.artifacts import local
@@ -57,6 +57,33 @@ class TestBroker:
     def test_a_file_in_its_folders_place(self, settings: ServiceSettings) -> None:
         settings.broker_dir.write_text("")
         assert_broken(stores.broker(settings), str(settings.broker_dir), "write")
+
+
+class TestBucket:
+    @pytest.fixture
+    def settings(
+        self,
+        settings: ServiceSettings,
+        object_server: ObjectServer,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> ServiceSettings:
+        for name, value in CREDENTIALS.items():
+            monkeypatch.setenv(name.upper(), value)
+        return settings.model_copy(update=object_server.new_bucket())
+
+    def test_one_that_works(self, settings: ServiceSettings) -> None:
+        finding = stores.artifact_store(settings)
+        assert (finding.status, finding.mend) == ("ok", None)
+        assert settings.artifacts_url in finding.found
+
+    def test_one_that_nobody_made(self, settings: ServiceSettings) -> None:
+        wrong = settings.model_copy(update={"artifacts_url": "s3://of-nobody/a"})
+        assert_broken(stores.artifact_store(wrong), "no such bucket", "HONED_ARTIFACTS_URL")
+
+    def test_a_server_that_is_stopped(self, settings: ServiceSettings) -> None:
+        nowhere = f"http://127.0.0.1:{free_port()}"
+        stopped = settings.model_copy(update={"artifacts_endpoint": nowhere})
+        assert_broken(stores.artifact_store(stopped), "no connection", "HONED_ARTIFACTS_URL")
 
 
 class TestArtifacts:

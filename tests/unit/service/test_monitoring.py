@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import monitoring as measures
 from jobs.db import transaction
-from jobs.errors import JobFailure, TooManyRequests, Unavailable
-from jobs.models import Job
+from jobs.errors import JobFailure, QuotaExceeded, TooManyRequests, Unavailable
+from jobs.models import DeviceHealth, Job
 from jobs.status import Reason, Status
-from jobs.store import attempts, losses
+from jobs.store import attempts, losses, tallies
 from jobs.store.projects import IssuedKey
 from service import monitoring
 from service.app import create_app
@@ -147,6 +147,23 @@ class TestJobs:
         assert numbers["grpo_gpu_memory_bytes{device=1,worker=box:7}"] == 7
         assert numbers["grpo_gpu_memory_total_bytes{device=1,worker=box:7}"] == 80
 
+    def test_devices_by_their_health(self, here: TestClient, sessions: Sessions) -> None:
+        assert scraped(here)["grpo_devices{status=unhealthy}"] == 0
+        with transaction(sessions) as session:
+            for slot, is_healthy in enumerate((True, False, True)):
+                session.add(
+                    DeviceHealth(worker="box", slot=slot, kind="cpu", is_healthy=is_healthy)
+                )
+        numbers = scraped(here)
+        assert numbers["grpo_devices{status=healthy}"] == 2
+        assert numbers["grpo_devices{status=unhealthy}"] == 1
+
+    def test_grades_that_failed(self, here: TestClient, sessions: Sessions) -> None:
+        with transaction(sessions) as session:
+            tallies.of(session).count(measures.REWARD_ERRORS, 3, code="python_grader_runtime_error")
+        number = scraped(here)["grpo_reward_errors_total{code=python_grader_runtime_error}"]
+        assert number == 3
+
 
 class TestRequests:
     def test_answers_are_counted_by_route_and_status(
@@ -183,17 +200,28 @@ class TestRequests:
         def full(code: str) -> None:
             raise Unavailable("No room.", code=code)
 
+        @app.post("/quota")
+        def quota() -> None:
+            raise QuotaExceeded("No more.")
+
         @app.post("/busy")
         def busy() -> None:
             raise TooManyRequests("Later.")
 
-        for path in ("/full?code=storage_full", "/full?code=storage_full", "/busy", "/v1/files"):
+        for path in (
+            "/full?code=storage_full",
+            "/full?code=storage_full",
+            "/busy",
+            "/quota",
+            "/v1/files",
+        ):
             client.post(path)
         numbers = scraped(here)
         refusals = {k: v for k, v in numbers.items() if "refusals" in k}
         assert refusals == {
             "grpo_admission_refusals_total{code=storage_full}": 2,
             f"grpo_admission_refusals_total{{code={TooManyRequests.code}}}": 1,
+            "grpo_admission_refusals_total{code=storage_quota_exceeded}": 1,
         }
 
     def test_they_are_kept_while_the_database_is_away(

@@ -40,6 +40,15 @@ def test_only_json_crosses_the_broker(settings: ServiceSettings) -> None:
     assert (config["task_serializer"], config["accept_content"]) == ("json", ["json"])
 
 
+def test_nothing_depends_on_what_a_broker_promises(settings: ServiceSettings) -> None:
+    """No message is kept for as long as its work lasts, and no answer, order or result at all."""
+    config = celery_config(settings)
+    assert config["task_acks_late"] is False
+    assert config["task_ignore_result"] is True
+    assert config["worker_prefetch_multiplier"] == 1
+    assert config["worker_enable_remote_control"] is False
+
+
 def test_nothing_to_do_rings_nobody(
     sessions: Sessions, settings: ServiceSettings, doorbell: Doorbell
 ) -> None:

@@ -18,6 +18,24 @@ def test_the_caller_goes_on_and_the_order_is_kept() -> None:
     assert done == list(range(MAX_WAITING))
 
 
+def test_when_too_much_waits_the_caller_waits_too() -> None:
+    behind, go_on, is_taken = Behind(), threading.Event(), threading.Event()
+    behind.do(lambda: go_on.wait(60))
+
+    def fill() -> None:
+        for _ in range(MAX_WAITING + 2):
+            behind.do(lambda: None)
+        is_taken.set()
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    assert not is_taken.wait(0.3)
+    go_on.set()
+    assert is_taken.wait(60)
+    filling.join()
+    behind.wait()
+
+
 def test_after_a_fault_nothing_is_done_and_every_call_says_it() -> None:
     behind, done = Behind(), []
 

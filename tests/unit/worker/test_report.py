@@ -63,12 +63,17 @@ def test_the_archive_is_read_while_the_jobs_row_is_free(
             {"type": "length", "input": "{{sample.output_text}}", "unit": "words", "max": 3}
         ),
     )
+    with transaction(sessions) as session:
+        job = session.get_one(Job, claimed.job_id)
+        job.num_losses, job.lost = 2, {"reason": "worker_lost"}
     reporter.checkpoint(1, write_adapter=write, write_state=write, row={})
     reporter.wait()
 
     assert read.count("adapter.tar") == 2, "sealed, and recorded"
     with sessions() as session:
         checkpoint = session.scalars(select(Checkpoint)).one()
+        job = session.get_one(Job, claimed.job_id)
+    assert (job.num_losses, job.lost) == (0, None), "a saved step ends what was counted"
     archive = store.folder(checkpoint.folder) / "adapter.tar"
     assert checkpoint.archive_sha256 == digest_of(archive)
     assert checkpoint.archive_bytes == archive.stat().st_size
