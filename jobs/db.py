@@ -13,13 +13,14 @@ from typing import Any
 
 from sqlalchemy import Double, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.expression import FunctionElement
 
-# What a database that is away, restarts or cuts a connection raises: asking again may help.
-DATABASE_AWAY = (OperationalError, InterfaceError)
+# What a database that is away, restarts or cuts a connection raises, the last of the three where it
+# ends a transaction that stood still: asking again may help.
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)
 
 log = logging.getLogger(__name__)
 

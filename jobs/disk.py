@@ -32,9 +32,10 @@ class Room:
 
 def room(folder: Path) -> Room:
     """The disk that a folder is on, or will be once it is made."""
-    found = shutil.disk_usage(_existing(folder))
+    found = shutil.disk_usage(existing(folder))
     return Room(total=found.total, free=found.free)
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
+    """The folder, or the closest above it that there is."""
     return next(one for one in (folder, *folder.parents) if one.exists())

@@ -82,6 +82,8 @@ def configure(process: str, settings: Settings) -> None:
     logging.captureWarnings(settings.log_format == "json")
     # At every start it would tell which database it looks at.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Nor, with every client, where its credentials were.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
 
 
 def configure_for_job(process: str, job_id: str, attempt: int | None = None) -> None:

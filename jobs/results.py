@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from jobs import ids
@@ -15,6 +15,9 @@ from jobs.status import TERMINAL
 
 PURPOSE = "fine-tune-results"
 FILENAME = "step_metrics.csv"
+
+# Longer than a store is asked for, with its tries.
+STORE_SECONDS = 180
 
 # What readers of OpenAI's result files look for comes first; every other metric follows by name.
 FIRST = (
@@ -42,6 +45,9 @@ def write_if_over(session: Session, artifacts: ArtifactStore, job_id: str) -> No
         return
     file_id = ids.FILE + job_id.removeprefix(ids.JOB)
     content = as_csv(rows)
+    if session.get_bind().dialect.name == "postgresql":
+        # A store on another machine may take its time; who is suspended lets go of its locks still.
+        session.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{STORE_SECONDS}s'"))
     stored = artifacts.put_upload(file_id, io.BytesIO(content), max_bytes=len(content))
     file = File(
         id=file_id,

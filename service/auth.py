@@ -24,7 +24,8 @@ def current_caller(
     resources: Annotated[Resources, Depends(get_resources)],
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> Caller:
-    """Who the request's key speaks for. Raises InvalidApiKey, or MissingScope.
+    """Who the request's key speaks for. Raises InvalidApiKey, MissingScope, or Unavailable where
+    the database was migrated past this code.
 
     It uses a session of its own: a connection held from here until the route gets a thread would
     let a burst of requests wait for each other.
@@ -34,6 +35,7 @@ def current_caller(
             "No API key was sent. Send one as 'Authorization: Bearer <key>'; the server's operator "
             "makes keys with `honed keys create`."
         )
+    resources.schema.check()
     with transaction(resources.sessions) as session:
         caller = projects.caller_of_key(session, credentials.credentials)
     if caller is None:

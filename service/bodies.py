@@ -185,7 +185,7 @@ async def _limited(
             raise refusal
         if is_kept and num_bytes - num_looked_at > LOOK_EVERY_BYTES:
             num_looked_at = num_bytes
-            door.check_disk(settings)
+            await run_in_threadpool(door.check_disk, settings)
         yield chunk
 
 

@@ -41,12 +41,22 @@ class Allowance:
     refusal: HonedError
 
 
-def check_disk(settings: ServiceSettings, *, num_bytes: int = 0) -> None:
-    """Raise ReserveReached unless so many bytes leave running jobs their reserve."""
-    for folder in (settings.data_dir, settings.artifacts_dir, Path(tempfile.gettempdir())):
+def check_disk(settings: ServiceSettings, *, num_bytes: int = 0, is_spooled: bool = True) -> None:
+    """Raise ReserveReached unless so many bytes leave running jobs their reserve.
+
+    Bytes that come in one body lie in the folder for temporary files at first: they are spooled.
+    A bucket is on no disk of this machine.
+    """
+    kept = 0 if settings.artifacts_url else num_bytes
+    folders = {
+        settings.data_dir: kept,
+        settings.artifacts_dir: kept,
+        Path(tempfile.gettempdir()): num_bytes if is_spooled else 0,
+    }
+    for folder, wanted in folders.items():
         room = disk.room(folder)
         reserve = min(int(settings.disk_reserve_gb * GB), room.total // SMALL_DISK_PARTS)
-        if room.free - num_bytes < reserve:
+        if room.free - wanted < reserve:
             raise ReserveReached(
                 f"The server has {room.free / GB:.2f} GB of disk left and keeps "
                 f"{reserve / GB:.2f} GB for jobs that run, so nothing new is taken in, and nothing "

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobs import disk
 from jobs import monitoring as measures
 from jobs.monitoring import Counter, Gauge, Histogram
 from jobs.settings import Settings
@@ -75,9 +76,9 @@ class Monitoring(Collector):
 
 def _of_machine(folder: Path) -> Iterator[Metric]:
     yield _gauge(measures.BUILD_INFO, {(version("honed"),): 1})
-    disk = shutil.disk_usage(folder)
-    yield _gauge(measures.DISK_USED_BYTES, {(): disk.used})
-    yield _gauge(measures.DISK_FREE_BYTES, {(): disk.free})
+    usage = shutil.disk_usage(disk.existing(folder))  # before anything is kept there is none
+    yield _gauge(measures.DISK_USED_BYTES, {(): usage.used})
+    yield _gauge(measures.DISK_FREE_BYTES, {(): usage.free})
 
 
 def _of_tables(stands: Standing) -> Iterator[Metric]:

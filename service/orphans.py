@@ -40,7 +40,12 @@ class Orphans:
         """Remove what had no row at the last look either."""
         held = set(artifacts.holdings())  # before the rows: those of what comes meanwhile follow
         with sessions() as session:
-            unnamed = held - _named(session)
+            named = _named(session)
+        if held and not named:
+            # Rather a database that is not this store's than a store of which nothing is wanted.
+            logger.error("the database names nothing of what the artifact store holds; all is kept")
+            return
+        unnamed = held - named
         for relative in sorted(unnamed & self._seen):
             root, _, rest = relative.partition("/")
             if root == "files":

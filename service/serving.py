@@ -11,7 +11,7 @@ import anyio
 import httpx2
 from pydantic import TypeAdapter
 
-from jobs.errors import BadRequest, HonedError, ModelNotFound, Unavailable
+from jobs.errors import BadRequest, Gone, HonedError, ModelNotFound, Unavailable
 from jobs.request_id import REQUEST_ID_HEADER, request_id
 from jobs.serving import (
     CHAT_PATH,
@@ -192,7 +192,7 @@ def _refused(settings: ServiceSettings, response: httpx2.Response) -> HonedError
 def _as_error(status: int, error: dict[str, Any], *, retry_after_seconds: int | None) -> HonedError:
     if status == 404:
         return ModelNotFound(error["message"])
-    kind = {400: BadRequest, 503: Unavailable}.get(status, HonedError)
+    kind = {400: BadRequest, 410: Gone, 503: Unavailable}.get(status, HonedError)
     refused = kind(error["message"], param=error.get("param"), code=error.get("code"))
     if isinstance(refused, Unavailable) and retry_after_seconds is not None:
         refused.retry_after_seconds = retry_after_seconds

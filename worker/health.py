@@ -34,6 +34,8 @@ COMMAND = (sys.executable, "-m", "worker.examiner")
 # A test takes seconds, and some more where the machine is busy; one that hangs is a failed one.
 EXAM_SECONDS = 180.0
 
+FIELDS = {"check", "passed", "found"}  # of a line of the examiner's
+
 SAID_CHARACTERS = 2000
 
 
@@ -123,7 +125,7 @@ def _checks(said: IO[str]) -> list[Json]:
     for line in said:
         with contextlib.suppress(ValueError):  # a library printed, or the line was cut off
             checks.append(json.loads(line))
-    return [one for one in checks if isinstance(one, dict)]
+    return [one for one in checks if isinstance(one, dict) and one.keys() >= FIELDS]
 
 
 def _judged(code: int | None, checks: list[Json], errors: str) -> Json:

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 PASSING = (StoreAway, *DATABASE_AWAY)
 RETRY_SECONDS = 2.0
 MAX_RETRIES = 15
+# Where each try takes its time: less than a trainer may be silent for.
+PATIENCE_SECONDS = 120.0
 KEPT_STATES = 2
 MAX_SAMPLES_A_STEP = 64
 PAUSED = (
@@ -224,12 +226,14 @@ class Reporter:
 
     def _patiently(self, work: Callable[[], Any]) -> Any:
         """Do it, again where database or store are away for a moment or a disk is full."""
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
         for retry in range(MAX_RETRIES):
             try:
                 return work()
             except Exception as error:
                 is_passing = isinstance(error, PASSING) or disk.is_full(error)
-                if not is_passing or retry == MAX_RETRIES - 1:
+                is_last = retry == MAX_RETRIES - 1 or time.monotonic() > give_up_at
+                if not is_passing or is_last:
                     raise
                 log.warning("a write was not taken, trying again: %s", error)
                 time.sleep(RETRY_SECONDS)

@@ -104,14 +104,14 @@ class Validator:
                 continue
             if code == 0:
                 return None
+            if code == os.EX_TEMPFAIL:
+                self._leave(job_id, seconds=AWAY_SECONDS)
+                return None
             errors.seek(0)
             said = errors.read().strip().splitlines() or ["no output"]
             log.error("validation of %s failed:\n%s", job_id, "\n".join(said))
             if code < 0:
                 return None  # killed: the lease runs out and it is tried again
-            if code == os.EX_TEMPFAIL:
-                self._leave(job_id, seconds=AWAY_SECONDS)
-                return None
             return f"Validation {describe_exit(code)}: {last_words(said[-1])}"
         self._leave(job_id)
         return None

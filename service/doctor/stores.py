@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shutil
 import tempfile
 import uuid
 from contextlib import ExitStack, closing
@@ -146,14 +145,16 @@ def _artifacts_fault(settings: ServiceSettings, error: OSError) -> Finding:
             "Let the user that runs service and workers write it, or set HONED_DATA_DIR to a "
             "folder that it may."
         )
-    return fail(f"{settings.artifacts_dir} cannot be used: {error}", mend)
+    is_away = bool(settings.artifacts_url)
+    folder = settings.artifacts_cache_dir if is_away else settings.artifacts_dir
+    return fail(f"{folder} cannot be used: {error}", mend)
 
 
 def free_space(settings: ServiceSettings) -> Finding:
     """The data folder's disk and the one for temporary files have room, in bytes and in files."""
     told = []
-    for folder in (_existing(settings.data_dir), Path(tempfile.gettempdir())):
-        free = shutil.disk_usage(folder).free
+    for folder in (settings.data_dir, Path(tempfile.gettempdir())):
+        free = disk.room(folder).free
         shown = f"{free / GIB:.1f} GiB free at {folder}"
         mend = (
             f"Make room at {folder}, or move HONED_DATA_DIR to a larger disk: checkpoints are "
@@ -165,7 +166,3 @@ def free_space(settings: ServiceSettings) -> Finding:
             return warn(f"Only {shown}.", mend)
         told.append(shown)
     return ok(f"{', '.join(told)}.")
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.exists())

@@ -36,7 +36,7 @@ STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
     response_model=ChatCompletion,
     responses={
         200: {"content": STREAM, "description": "The answer; with `stream`, its chunks as events"},
-        **answers(400, 401, 403, 404, 408, 413, 429),
+        **answers(400, 401, 403, 404, 408, 410, 413, 429),
     },
     openapi_extra=body_schema(ChatRequest.__name__),
 )

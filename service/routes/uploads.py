@@ -49,7 +49,7 @@ def create_upload(
     repeated = once.repeated(body)
     if repeated is not None:
         return repeated
-    door.check_disk(settings, num_bytes=request.bytes)
+    door.check_disk(settings, num_bytes=request.bytes, is_spooled=False)
     door.check_uploads(session, caller.project_id, settings)
     door.check_storage(session, caller.project_id, settings, num_bytes=request.bytes, param="bytes")
     lives = request.expires_after
@@ -132,7 +132,7 @@ def complete_upload(
             return repeated
     uploads.check_pending(session, upload)
     uploads.check_parts(session, upload, request.part_ids)
-    door.check_disk(settings, num_bytes=upload.num_bytes)
+    door.check_disk(settings, num_bytes=upload.num_bytes, is_spooled=False)
     session.rollback()  # no transaction stays open while bytes are copied
     file_id = ids.new_id(ids.FILE)
     is_made = False

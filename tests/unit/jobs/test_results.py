@@ -3,15 +3,17 @@
 import csv
 import hashlib
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from holding import Sessions, claimed, lose, row
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from jobs import results
-from jobs.artifacts import LocalStore
+from jobs.artifacts import LocalStore, Stored
 from jobs.db import transaction
 from jobs.models import File, Job
 from jobs.status import Status
@@ -112,3 +114,28 @@ def test_an_end_that_was_rolled_back_is_made_again(
     (path,) = (store.root / "files").iterdir()
     assert path.name == row(sessions, job_id).result_file
     assert len(path.read_text().splitlines()) == 5
+
+
+def test_a_store_that_takes_its_time_ends_no_transaction(
+    sessions: Sessions,
+    make_job: Callable[..., str],
+    store: LocalStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PostgreSQL ends one that stands still; this one waits for another machine."""
+    job_id = make_job()
+    put_rows(sessions, job_id)
+    put_upload = store.put_upload
+
+    def slow(*arguments: Any, **named: Any) -> Stored:
+        time.sleep(1)
+        return put_upload(*arguments, **named)
+
+    monkeypatch.setattr(store, "put_upload", slow)
+    held = claimed(sessions)
+    with transaction(sessions) as session:
+        if session.get_bind().dialect.name == "postgresql":
+            session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 200"))
+        attempts.conclude(session, held, Status.SUCCEEDED)
+        results.write_if_over(session, store, job_id)
+    assert row(sessions, job_id).result_file is not None

@@ -1,7 +1,9 @@
 """How much may wait or be under way: refused beyond it, with the numbers and what to do."""
 
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -220,6 +222,28 @@ class TestTheReserveOfTheDisk:
         assert error_of(client.post("/v1/files", **file), 503)["code"] == "storage_full"
         assert len(looks) > 3
         assert not list(settings.artifacts_dir.rglob("*"))
+
+    def test_parts_need_no_room_for_the_whole_where_they_are_only_spooled(
+        self, client: TestClient, monkeypatch: pytest.MonkeyPatch, settings: ServiceSettings
+    ) -> None:
+        small = Path(tempfile.gettempdir())
+
+        def room(folder: Path) -> disk.Room:
+            return disk.Room(total=100 * GB, free=(2 if folder == small else 50) * GB)
+
+        monkeypatch.setattr(disk, "room", room)
+        announced = {**ANNOUNCED, "bytes": 8 * GB}
+        assert client.post(UPLOADS, json=announced).status_code == 200
+
+    def test_a_bucket_is_on_no_disk_of_the_service(
+        self, client: TestClient, monkeypatch: pytest.MonkeyPatch, settings: ServiceSettings
+    ) -> None:
+        full = disk.Room(total=100 * GB, free=2 * GB)
+        monkeypatch.setattr(disk, "room", lambda folder: full)
+        announced = {**ANNOUNCED, "bytes": 8 * GB}
+        assert client.post(UPLOADS, json=announced).status_code == 503
+        monkeypatch.setattr(settings, "artifacts_url", "s3://bucket/prefix")
+        assert client.post(UPLOADS, json=announced).status_code == 200
 
     def test_is_a_tenth_of_a_small_disk(
         self, client: TestClient, monkeypatch: pytest.MonkeyPatch

@@ -43,3 +43,14 @@ def test_what_two_looks_find_without_a_row_is_removed(
     store.put_upload("file-late", io.BytesIO(b"x"), max_bytes=1)
     orphans.look(sessions, store)
     assert kept.names() == sorted([*named, "files/file-late"])
+
+
+def test_a_database_that_names_nothing_is_not_this_stores(
+    sessions: sessionmaker[Session], worker: Any, kept: Kept
+) -> None:
+    """Looked at with another database, every byte would be an orphan."""
+    store, orphans = worker.artifacts, Orphans()
+    store.put_upload("file-of-another", io.BytesIO(b"x"), max_bytes=1)
+    for _ in range(3):
+        orphans.look(sessions, store)
+    assert kept.names() == ["files/file-of-another"]

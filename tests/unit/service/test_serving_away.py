@@ -155,6 +155,15 @@ def test_what_breaks_an_answer_off_is_said(
     assert response.headers["retry-after"] == "7"
 
 
+def test_an_adapter_whose_bytes_are_gone_is_not_asked_for_again(
+    client: TestClient, settings: ServiceSettings, peer: Peer
+) -> None:
+    error = {"message": "Its bytes are gone.", "type": "", "code": "artifact_missing"}
+    peer.behaviour = lambda asked: lines(Failed(status=410, error=error))
+    write_address(settings, Address(peer.url, "secret"))
+    assert error_of(client.post(CHAT, json=HELLO), 410)["code"] == "artifact_missing"
+
+
 class Sum(BaseModel):
     answer: int
 
