@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from multiprocessing.util import _run_finalizers  # type: ignore[attr-defined]
 
 from jobs import scratch
 from jobs.db import await_database, connect, session_factory, transaction
@@ -35,7 +36,11 @@ def main() -> int:
     try:
         with scratch.scratch(left) as folder:
             tempfile.tempdir = str(folder)
-            _work(slots)
+            try:
+                _work(slots)
+            finally:
+                # Else they run after the folder is gone, and say that it is.
+                _run_finalizers()
     finally:
         end_spare()
     return 0

@@ -102,18 +102,19 @@ class Scaled(User):
             process.kill()
         self.running.pop(name).wait()
 
-    def stop(self, name: str) -> None:
-        """SIGTERM, to its main process alone; it ends by itself and leaves nobody."""
+    def stop(self, name: str) -> int:
+        """Its exit code after SIGTERM, to its main process alone; it leaves nobody."""
         processes = self.processes(name)
         process = self.running.pop(name)
         process.terminate()
-        assert process.wait(40) == 0, f"{name} did not end in order"
+        code = process.wait(40)
         _, alive = psutil.wait_procs(processes, timeout=10)
         assert alive == [], "left behind after SIGTERM"
+        return code
 
     def replace(self, name: str, module: str) -> None:
         """An update of a part: the old one ends, a new one starts."""
-        self.stop(name)
+        assert self.stop(name) == 0, f"{name} did not end in order"
         self.start(name, module)
 
     def stop_group(self, name: str) -> None:

@@ -16,9 +16,9 @@ from waiting import wait_for
 
 from jobs import starter
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-STEPS = 60
+STEPS = 400
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_an_update_of_every_process_under_a_job_loses_nothing(
         wait_for(stack.is_ready, seconds=60, what="the new service to be ready")
         stack.replace("sweeper", "service.sweeper")
         holders.append(stack.holder(job_id))
-        stack.stop(worker)
+        assert stack.stop(worker) == 0
         stack.start_worker(worker)
     job = stack.wait_for_status(job_id, "succeeded", seconds=240)
     client.stop()
