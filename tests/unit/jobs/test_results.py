@@ -128,14 +128,14 @@ def test_a_store_that_takes_its_time_ends_no_transaction(
     put_upload = store.put_upload
 
     def slow(*arguments: Any, **named: Any) -> Stored:
-        time.sleep(1)
+        time.sleep(4)
         return put_upload(*arguments, **named)
 
     monkeypatch.setattr(store, "put_upload", slow)
     held = claimed(sessions)
     with transaction(sessions) as session:
         if session.get_bind().dialect.name == "postgresql":
-            session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 200"))
+            session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 2000"))
         attempts.conclude(session, held, Status.SUCCEEDED)
         results.write_if_over(session, store, job_id)
     assert row(sessions, job_id).result_file is not None
