@@ -11,6 +11,7 @@ import pytest
 import servers
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from gate import Gate, gate_to
 from kept import Kept, kept_by
 from servers import drop_database, made_database
 from sqlalchemy import Engine, create_engine
@@ -140,6 +141,23 @@ def object_server() -> Iterator[servers.ObjectServer]:
     server.start()
     yield server
     server.remove()
+
+
+@pytest.fixture
+def gate(object_server: servers.ObjectServer) -> Iterator[Gate]:
+    """The way to the mock, which can be cut."""
+    with gate_to(object_server.port) as gate:
+        yield gate
+
+
+@pytest.fixture
+def gated_bucket(
+    object_server: servers.ObjectServer, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """Settings of a bucket of the test's own behind the gate."""
+    for name, value in servers.CREDENTIALS.items():
+        monkeypatch.setenv(name.upper(), value)
+    return {**object_server.new_bucket(), "artifacts_endpoint": gate.url}
 
 
 @pytest.fixture

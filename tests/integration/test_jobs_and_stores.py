@@ -3,13 +3,11 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tampers
-from gate import Gate, gate_to
-from servers import ObjectServer
+from gate import Gate
 from sqlalchemy.orm import Session, sessionmaker
 from supervised import Script, drain, make_claimable, messages, queued_job, row
 from trainer_runs import Trainers
@@ -36,18 +34,8 @@ RUN = {
 
 
 @pytest.fixture
-def gate(object_server: ObjectServer) -> Iterator[Gate]:
-    with gate_to(object_server.port) as gate:
-        yield gate
-
-
-@pytest.fixture
-def artifacts_at(
-    object_server: ObjectServer, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, str]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    return {**object_server.new_bucket(), "artifacts_endpoint": gate.url}
+def artifacts_at(gated_bucket: dict[str, str]) -> dict[str, str]:
+    return gated_bucket
 
 
 def test_a_trainer_that_cannot_fetch_says_so_and_a_later_one_goes_on(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate import Gate, gate_to
+from gate import Gate
 from kept import Kept
 from servers import ObjectServer
 
@@ -23,20 +23,8 @@ FOLDER = "jobs/a/attempt-1/step-1"
 
 
 @pytest.fixture
-def gate(object_server: ObjectServer) -> Iterator[Gate]:
-    """The way to the server."""
-    with gate_to(object_server.port) as gate:
-        yield gate
-
-
-@pytest.fixture
-def settings(
-    tmp_path: Path, object_server: ObjectServer, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> Settings:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    place = {**object_server.new_bucket(), "artifacts_endpoint": gate.url}
-    return Settings(data_dir=tmp_path / "data", **place)
+def settings(tmp_path: Path, gated_bucket: dict[str, Any]) -> Settings:
+    return Settings(data_dir=tmp_path / "data", **gated_bucket)
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 """A bucket that does not answer, as clients and the person on call see it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from envelope import error_of
 from fastapi.testclient import TestClient
-from gate import Gate, gate_to
+from gate import Gate
 from kept import Kept
-from servers import ObjectServer
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.tidy import tidy
@@ -17,18 +16,8 @@ JOBS = "/v1/fine_tuning/jobs"
 
 
 @pytest.fixture
-def gate(object_server: ObjectServer) -> Iterator[Gate]:
-    with gate_to(object_server.port) as gate:
-        yield gate
-
-
-@pytest.fixture
-def artifacts_at(
-    object_server: ObjectServer, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, str]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    return {**object_server.new_bucket(), "artifacts_endpoint": gate.url}
+def artifacts_at(gated_bucket: dict[str, str]) -> dict[str, str]:
+    return gated_bucket
 
 
 def assert_away(response: Any) -> None:
